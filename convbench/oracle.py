@@ -16,11 +16,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from convbench.bounds import ErrorBound
 from convbench.errors import UnsupportedSpec
 from convbench.geometry import boundary_index
 from convbench.spec import ConvSpec
 
-__all__ = ["ErrorBound", "Truth", "Verdict", "conv"]
+__all__ = ["Truth", "Verdict", "conv"]
 
 _TOEPLITZ_BLOCK = 64  # outputs a Toeplitz block; (B + K − 1)/K of the work is wasted, the rest runs at GEMM speed
 _TOEPLITZ_MIN_KERNEL = 12
@@ -132,38 +133,6 @@ def _spread_bias(spec: ConvSpec, bias: NDArray[Any]) -> NDArray[Any]:
         cycle = np.ix_(*(np.arange(p) % t for p, t in zip(spec.output_size, spec.tile, strict=True)))
         return np.asarray(bias[(slice(None), *cycle)])
     return bias
-
-
-@dataclass(frozen=True, kw_only=True)
-class ErrorBound:
-    r"""What an algorithm promises before it runs.
-
-    .. math:: |ŷ − y| ≤ eps · (componentwise · (|w| ∗ |x| + |bias|) + normwise · ‖w‖₂ · ‖x‖₂)
-
-    with eps the spacing of the dtype at 1 (2u), ‖w‖₂ over one output channel's weights, and ‖x‖₂ over
-    the samples named by ``reach``.
-
-    Attributes
-    ----------
-    source : str
-        Where the bound comes from.
-    componentwise, normwise : float
-        Dimensionless factors. Direct methods have no normwise part; transforms have little else.
-    reach : {"example", "window"}
-        Does an error depend on the whole example, or on the samples under the kernel only?
-    exact_on_integers : bool
-        Small integers in floating-point storage give the exact result bit for bit; otherwise they do
-        after rounding to the nearest integer, wherever the bound is below one half.
-    spreads_nonfinite : bool
-        One NaN or infinity spoils outputs that do not depend on it.
-    """
-
-    source: str
-    componentwise: float
-    normwise: float = 0.0
-    reach: str = "example"
-    exact_on_integers: bool = True
-    spreads_nonfinite: bool = False
 
 
 @dataclass(frozen=True)

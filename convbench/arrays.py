@@ -1,0 +1,157 @@
+"""Namespace: the few array operations that algorithms use, bound to NumPy or to any array-API library.
+
+An algorithm takes a :class:`Namespace` and imports no array library itself. Where NumPy can write into a
+buffer that is already there, its namespace does; the standard one computes and assigns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+from convbench.threads import blas_threads
+from convbench.transforms import Transforms, standard_transforms
+
+__all__ = ["Array", "Namespace", "numpy_namespace", "standard_namespace"]
+
+#: An array of whatever library the namespace binds.
+Array = Any
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """What an algorithm may do with arrays.
+
+    Attributes
+    ----------
+    name : str
+    xp : module
+        The array library; algorithms use only what the array API standard has.
+    from_host, to_host : callable
+        Convert to and from ``numpy.ndarray``.
+    synchronize : callable
+        Return when all work handed to the device is done.
+    windows : callable
+        ``windows(x, kernel_size, stride, dilation, output_size)``: from (..., *space) the array
+        (..., *kernel, *output) of samples under the kernel, a view where the library has strides.
+    multiply_add : callable
+        ``multiply_add(acc, a, b, scratch)``: acc += a·b with a product buffer of acc's shape.
+    matmul : callable
+        ``matmul(a, b, out)``.
+    transforms : Transforms
+        The FFT library.
+    threaded : bool
+        May several threads call it at once?
+    gemm_threads : callable
+        ``gemm_threads(n)``: a context in which one matmul uses n threads.
+    """
+
+    name: str
+    xp: Any
+    from_host: Callable[[Any], Array]
+    to_host: Callable[[Array], Any]
+    synchronize: Callable[[], None]
+    windows: Callable[..., Array]
+    multiply_add: Callable[[Array, Array, Array, Array], None]
+    matmul: Callable[[Array, Array, Array], None]
+    transforms: Transforms
+    threaded: bool
+    gemm_threads: Callable[[int], AbstractContextManager[None]]
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Array:
+        """Return an uninitialised array."""
+        return self.xp.empty(tuple(shape), dtype=self.dtype(dtype))
+
+    def dtype(self, name: str) -> Any:
+        """Return the library's dtype object of a NumPy dtype name."""
+        return getattr(self.xp, name)
+
+    def is_array(self, value: object) -> bool:
+        """Tell whether ``value`` is an array of this library."""
+        return isinstance(value, _array_type(self.xp))
+
+
+@cache
+def _array_type(xp: Any) -> type:
+    return type(xp.empty((1,)))
+
+
+@cache
+def numpy_namespace(transforms: Transforms | None = None) -> Namespace:
+    """Return the NumPy namespace, with NumPy's own FFT unless another is given."""
+    import numpy as np
+    from numpy.lib.stride_tricks import as_strided
+
+    def windows(
+        x: Array, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int], output_size: Sequence[int]
+    ) -> Array:
+        lead = x.ndim - len(kernel_size)
+        taps = [step * d for step, d in zip(x.strides[lead:], dilation, strict=True)]
+        moves = [step * s for step, s in zip(x.strides[lead:], stride, strict=True)]
+        shape = (*x.shape[:lead], *kernel_size, *output_size)
+        return as_strided(x, shape, (*x.strides[:lead], *taps, *moves), writeable=False)
+
+    def multiply_add(acc: Array, a: Array, b: Array, scratch: Array) -> None:
+        np.multiply(a, b, out=scratch)
+        np.add(acc, scratch, out=acc)
+
+    return Namespace(
+        name="numpy",
+        xp=np,
+        from_host=np.asarray,
+        to_host=np.asarray,
+        synchronize=lambda: None,
+        windows=windows,
+        multiply_add=multiply_add,
+        matmul=lambda a, b, out: np.matmul(a, b, out=out),
+        transforms=transforms or standard_transforms(np),
+        threaded=True,
+        gemm_threads=blas_threads,
+    )
+
+
+@cache
+def standard_namespace(xp: Any) -> Namespace:
+    """Return the namespace of any library that follows the array API standard, such as array-api-strict."""
+    import numpy as np
+
+    def windows(
+        x: Array, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int], output_size: Sequence[int]
+    ) -> Array:
+        lead = x.ndim - len(kernel_size)
+        taps = [
+            x[
+                (slice(None),) * lead
+                + tuple(
+                    slice(k * d, k * d + (p - 1) * s + 1, s)
+                    for k, d, s, p in zip(tap, dilation, stride, output_size, strict=True)
+                )
+            ]
+            for tap in product(*map(range, kernel_size))
+        ]
+        stacked = xp.stack(taps, axis=lead)
+        return xp.reshape(stacked, (*x.shape[:lead], *kernel_size, *output_size))
+
+    def multiply_add(acc: Array, a: Array, b: Array, scratch: Array) -> None:
+        acc[...] = acc + a * b
+
+    def matmul(a: Array, b: Array, out: Array) -> None:
+        out[...] = xp.matmul(a, b)
+
+    return Namespace(
+        name=xp.__name__,
+        xp=xp,
+        from_host=xp.asarray,
+        to_host=np.asarray,
+        synchronize=lambda: None,
+        windows=windows,
+        multiply_add=multiply_add,
+        matmul=matmul,
+        transforms=standard_transforms(xp),
+        threaded=False,
+        gemm_threads=lambda threads: nullcontext(),
+    )

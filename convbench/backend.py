@@ -1,0 +1,429 @@
+"""What a backend and a plan are, and the two adapters that make one from an algorithm or from a plain function."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from math import prod
+from typing import Any, Protocol, runtime_checkable
+
+from convbench import bounds
+from convbench.arrays import Array, Namespace, numpy_namespace
+from convbench.bounds import ErrorBound
+from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec
+from convbench.refusals import Limits, refuse
+from convbench.spec import ConvSpec
+from convbench.threads import resolve
+
+__all__ = ["Algorithm", "AlgorithmBackend", "Backend", "FunctionBackend", "Plan", "Prepared"]
+
+
+@runtime_checkable
+class Plan(Protocol):
+    """One spec made ready on one backend: plan once, prepare once a set of weights, run as often as you like.
+
+    A plan may be called from several threads at once.
+    """
+
+    @property
+    def spec(self) -> ConvSpec: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def threads(self) -> int:
+        """Threads that a run really uses."""
+        ...
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Memory beyond the operands, the prepared weights and the result."""
+        ...
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations really done (``spec.flops`` is the nominal count)."""
+        ...
+
+    @property
+    def accumulate_dtype(self) -> str: ...
+
+    def prepare(self, w: Array, /) -> Any:
+        """Do what depends on the weights alone (kernel spectrum, packing, factors)."""
+        ...
+
+    def __call__(self, x: Array, weights: Any, bias: Array | None = None, out: Array | None = None) -> Array: ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One implementation of the spec, under one name."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str:
+        """"own" or "rival"."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """"cpu" or "cuda"."""
+        ...
+
+    @property
+    def implementation(self) -> str:
+        """What stands behind the name now, libraries and versions included."""
+        ...
+
+    def unavailable(self) -> str | None:
+        """Return what is missing and how to install it, or None."""
+        ...
+
+    def why_not(self, spec: ConvSpec, /) -> str | None:
+        """Return the reason why this spec is not done here, or None for "I can"."""
+        ...
+
+    def plan(self, spec: ConvSpec, /, *, threads: int | None = None) -> Plan: ...
+
+    def error_bound(self, spec: ConvSpec, /) -> ErrorBound: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Weights as one backend wants them. Opaque: made by ``plan.prepare``, taken by the plan."""
+
+    spec: ConvSpec
+    backend: str
+    value: Any = field(repr=False)
+    flops: int | None = None  # the work of a run with these weights, where it depends on them
+
+
+class Algorithm(Protocol):
+    """One algorithm planned for one spec and thread count, in one namespace; see :mod:`convbench.algorithms`."""
+
+    workspace_bytes: int
+    flops: int
+
+    def prepare(self, w: Array) -> tuple[Any, int | None]:
+        """Return what ``run`` takes as ``weights``, and its FLOPs if they depend on the weights."""
+        ...
+
+    def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
+        """Write the whole result, bias included, into ``out``, whatever its strides."""
+        ...
+
+
+class _CheckedPlan(ABC):
+    """Checks operands against the spec; what is beneath sees only what it was planned for."""
+
+    accumulate_dtype: str
+
+    def __init__(self, spec: ConvSpec, backend: str, threads: int, ns: Namespace) -> None:
+        self.spec, self.backend, self.threads = spec, backend, threads
+        self.accumulate_dtype = spec.result_dtype
+        self._ns = ns
+        self._dtype, self._result_dtype = ns.dtype(spec.dtype), ns.dtype(spec.result_dtype)
+        self._input_shape, self._weight_shape = spec.input_shape, spec.weight_shape
+        self._bias_shape, self._output_shape = spec.bias_shape, spec.output_shape
+
+    @property
+    @abstractmethod
+    def workspace_bytes(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def flops(self) -> int: ...
+
+    @abstractmethod
+    def _prepare(self, w: Array) -> tuple[Any, int | None]: ...
+
+    @abstractmethod
+    def _run(self, x: Array, weights: Any, bias: Array | None, out: Array | None) -> Array: ...
+
+    def prepare(self, w: Array) -> Prepared:
+        """Return the weights as this plan wants them.
+
+        Raises
+        ------
+        SpecError
+            If ``w`` has another shape or dtype than the spec.
+        UnsupportedWeights
+            If the algorithm needs structure that ``w`` has not.
+        """
+        self._check("w", w, self._weight_shape, self._dtype)
+        return Prepared(self.spec, self.backend, *self._prepare(w))
+
+    def __call__(self, x: Array, weights: Any, bias: Array | None = None, out: Array | None = None) -> Array:
+        """Return y of shape ``spec.output_shape``.
+
+        Parameters
+        ----------
+        x : array, shape ``spec.input_shape``
+            Any strides, read-only too; never written.
+        weights : Prepared
+            From :meth:`prepare` of a plan for the same spec and backend.
+        bias : array, shape ``spec.bias_shape``, or None as the spec says
+        out : array, shape ``spec.output_shape``, optional
+            Receives the result and is returned; must not share memory with an operand.
+        """
+        self._check("x", x, self._input_shape, self._dtype)
+        if type(weights) is not Prepared:
+            raise SpecError("weights", type(weights).__name__, "must come from plan.prepare(w)")
+        if weights.backend != self.backend or (weights.spec is not self.spec and weights.spec != self.spec):
+            made_for = f"{weights.backend}: {weights.spec}"
+            raise SpecError("weights", made_for, f"were prepared for another plan than {self.backend}: {self.spec}")
+        if bias is not None:
+            if self._bias_shape is None:
+                raise SpecError("bias", type(bias).__name__, "must be None: the plan was made with bias='none'")
+            self._check("bias", bias, self._bias_shape, self._dtype)
+        elif self._bias_shape is not None:
+            raise SpecError("bias", None, f"must have shape {self._bias_shape}: the spec says bias={self.spec.bias}")
+        if out is not None:
+            self._check("out", out, self._output_shape, self._result_dtype)
+            self._check_out(out, x, bias)
+        return self._run(x, weights.value, bias, out)
+
+    def _check(self, name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
+        if not self._ns.is_array(array):
+            raise SpecError(name, type(array).__name__, f"must be an array of {self._ns.name}")
+        if array.shape != shape:
+            raise SpecError(name, array.shape, f"must have shape {shape} for {self.spec}")
+        if array.dtype != dtype:
+            raise SpecError(name, str(array.dtype), f"must have dtype {dtype} for {self.spec}")
+
+    def _check_out(self, out: Array, x: Array, bias: Array | None) -> None:
+        flags = getattr(out, "flags", None)
+        if flags is None:
+            return
+        if not flags.writeable:
+            raise SpecError("out", "a read-only array", "must be writeable")
+        from numpy import may_share_memory
+
+        for name, operand in (("x", x), ("bias", bias)):
+            if operand is not None and may_share_memory(out, operand):
+                raise SpecError("out", f"memory shared with {name}", "must be an array of its own")
+
+
+class _AlgorithmPlan(_CheckedPlan):
+    def __init__(self, spec: ConvSpec, backend: str, threads: int, ns: Namespace, algorithm: Algorithm) -> None:
+        super().__init__(spec, backend, threads, ns)
+        self._algorithm = algorithm
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self._algorithm.workspace_bytes
+
+    @property
+    def flops(self) -> int:
+        return self._algorithm.flops
+
+    def _prepare(self, w: Array) -> tuple[Any, int | None]:
+        return self._algorithm.prepare(w)
+
+    def _run(self, x: Array, weights: Any, bias: Array | None, out: Array | None) -> Array:
+        if out is None:
+            out = self._ns.empty(self._output_shape, self.spec.result_dtype)
+        self._algorithm.run(x, weights, bias, out)
+        return out
+
+
+class _FunctionPlan(_CheckedPlan):
+    def __init__(self, spec: ConvSpec, owner: FunctionBackend, threads: int) -> None:
+        super().__init__(spec, owner.name, threads if owner.pool else 1, owner.ns())
+        self._owner = owner
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self._owner.workspace(self.spec)
+
+    @property
+    def flops(self) -> int:
+        return self._owner.work(self.spec)
+
+    def _prepare(self, w: Array) -> tuple[Any, int | None]:
+        return w, None
+
+    def _run(self, x: Array, weights: Any, bias: Array | None, out: Array | None) -> Array:
+        spec = self.spec
+        with self._owner.pool(self.threads) if self._owner.pool else nullcontext():
+            y = self._owner.function(spec, x, weights)
+        if self._ns.is_array(y) and y.shape == self._output_shape:
+            if bias is not None:
+                y = self._add_bias(y, bias)
+            if out is None:
+                return y
+            out[...] = y
+            return out
+        given = f"{type(y).__name__} of shape {getattr(y, 'shape', None)}"
+        raise SpecError("function", given, f"must return an array of shape {self._output_shape} for {spec}")
+
+    def _add_bias(self, y: Array, bias: Array) -> Array:
+        from convbench.algorithms.blocking import spread_bias
+
+        y += spread_bias(self._ns, self.spec, bias)
+        return y
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DeclaredBackend(ABC):
+    """A backend that says once what it is, what it needs and what it takes.
+
+    Attributes
+    ----------
+    name, kind, device : str
+    summary : str
+        The method in a few words; ``implementation`` adds the libraries' versions.
+    limits : Limits
+    bound : callable
+        ``bound(spec) -> ErrorBound``; the default is that of direct summation.
+    requires : mapping of str to str
+        Module → distribution that pip installs it from.
+    ns : callable
+        Returns the :class:`~convbench.arrays.Namespace` of its arrays.
+    """
+
+    name: str
+    summary: str = "a function"
+    kind: str = "own"
+    device: str = "cpu"
+    limits: Limits = Limits()
+    bound: Callable[[ConvSpec], ErrorBound] = bounds.direct
+    requires: Mapping[str, str] = field(default_factory=dict)
+    ns: Callable[[], Namespace] = numpy_namespace
+
+    @property
+    def implementation(self) -> str:
+        """The method, and the version of each library behind it."""
+        libraries = [f"{name} {_version(name)}" for name in ("numpy", *self.requires.values())]
+        return f"{self.summary} ({', '.join(libraries)})"
+
+    def unavailable(self) -> str | None:
+        """Return what is missing and how to install it, or None."""
+        for module, distribution in self.requires.items():
+            problem = _import_problem(module)
+            if problem:
+                return refuse("not installed", f"needs {distribution}: pip install {distribution}{problem}")
+        return None
+
+    def why_not(self, spec: ConvSpec) -> str | None:
+        """Return the reason why this spec is not done here, or None for "I can"."""
+        return self.unavailable() or self.limits.why_not(spec)
+
+    def error_bound(self, spec: ConvSpec) -> ErrorBound:
+        """Return the a-priori bound of this algorithm's error for ``spec``."""
+        return self.bound(spec)
+
+    def plan(self, spec: ConvSpec, *, threads: int | None = None) -> Plan:
+        """Make ``spec`` ready to run.
+
+        Raises
+        ------
+        BackendUnavailable
+            If a library is missing.
+        UnsupportedSpec
+            With the reason that ``why_not`` gives.
+        """
+        count = resolve(threads)
+        missing = self.unavailable()
+        if missing:
+            raise BackendUnavailable(f"{self.name}: {missing}")
+        reason = self.why_not(spec)
+        if reason:
+            raise UnsupportedSpec(f"{self.name}: {reason}")
+        return self._plan(spec, count)
+
+    @abstractmethod
+    def _plan(self, spec: ConvSpec, threads: int) -> Plan: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmBackend(_DeclaredBackend):
+    """Binds an :class:`Algorithm` to a namespace.
+
+    Attributes
+    ----------
+    algorithm : callable
+        ``algorithm(ns, spec, threads) -> Algorithm``.
+    """
+
+    algorithm: Callable[[Namespace, ConvSpec, int], Algorithm]
+
+    def _plan(self, spec: ConvSpec, threads: int) -> Plan:
+        ns = self.ns()
+        threads = threads if ns.threaded else 1
+        return _AlgorithmPlan(spec, self.name, threads, ns, self.algorithm(ns, spec, threads))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionBackend(_DeclaredBackend):
+    """Turns a pure function ``function(spec, x, w) -> y`` into a full backend.
+
+    The adapter checks operands, adds the bias, honours ``out=`` (by a copy) and reports limits.
+
+    Attributes
+    ----------
+    function : callable
+        Returns a new array of shape ``spec.output_shape``; must not keep or change its arguments.
+    workspace : callable
+        ``workspace(spec)``: bytes allocated beyond operands and result. The battery checks it.
+    work : callable
+        ``work(spec)``: FLOPs really done; the default is the nominal count.
+    pool : callable, optional
+        ``pool(threads)``: a context in which the library uses that many threads. Without it the function
+        counts as single-threaded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convbench import ConvSpec, FunctionBackend
+    >>> from convbench.refusals import Limits
+    >>> def dot(spec, x, w):
+    ...     return np.einsum("ncp,oc->nop", x, w[:, :, 0])
+    >>> pointwise = FunctionBackend(
+    ...     name="pointwise", function=dot,
+    ...     limits=Limits(axes=(1,), groups=False, stride=False,
+    ...                   also=lambda s: None if s.kernel_size == (1,) and s.padding == ((0, 0),) else "kernel size: only 1"))
+    >>> pointwise.why_not(ConvSpec.parse("c3 o2 i8 k3"))
+    'kernel size: only 1'
+    >>> plan = pointwise.plan(ConvSpec.parse("c3 o2 i8 k1"))
+    >>> plan(np.ones((1, 3, 8), "f4"), plan.prepare(np.ones((2, 3, 1), "f4"))).shape
+    (1, 2, 8)
+    """
+
+    function: Callable[[ConvSpec, Array, Array], Array]
+    workspace: Callable[[ConvSpec], int] = lambda spec: 0
+    work: Callable[[ConvSpec], int] = lambda spec: spec.flops
+    pool: Callable[[int], AbstractContextManager[Any]] | None = None
+
+    def _plan(self, spec: ConvSpec, threads: int) -> Plan:
+        return _FunctionPlan(spec, self, threads)
+
+
+@cache
+def _import_problem(module: str) -> str | None:
+    """Try to import; return None, "" if it is not there, or what went wrong."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        return "" if error.name == module.partition(".")[0] else f" ({error})"
+    except Exception as error:  # a broken installation may raise anything; it must cost one backend, not the run
+        return f" --force-reinstall (importing {module} failed: {error})"
+    return None
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def array_bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of a dense array."""
+    return prod(shape) * itemsize

@@ -1,0 +1,108 @@
+"""A-priori error bounds, one function an algorithm family (standard library only).
+
+u is the unit roundoff, eps = 2u, γₙ = n·u/(1 − n·u). Sources: Higham, *Accuracy and Stability of Numerical
+Algorithms*, 2nd ed. 2002, chapters 3 and 24.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2, prod, sqrt
+
+from convbench.spec import ConvSpec
+
+__all__ = ["ErrorBound", "direct", "fft", "separable"]
+
+_EPS = {
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    "float32": 2.0**-23,
+    "float64": 2.0**-52,
+    "complex64": 2.0**-23,
+    "complex128": 2.0**-52,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorBound:
+    r"""What an algorithm promises before it runs.
+
+    .. math:: |ŷ − y| ≤ eps · (componentwise · (|w| ∗ |x| + |bias|) + normwise · ‖w‖₂ · ‖x‖₂)
+
+    with eps the spacing of the dtype at 1 (2u), ‖w‖₂ over one output channel's weights, and ‖x‖₂ over
+    the samples named by ``reach``.
+
+    Attributes
+    ----------
+    source : str
+        Where the bound comes from.
+    componentwise, normwise : float
+        Dimensionless factors. Direct methods have no normwise part; transforms have little else.
+    reach : {"example", "window"}
+        Does an error depend on the whole example, or on the samples under the kernel only?
+    exact_on_integers : bool
+        Small integers in floating-point storage give the exact result bit for bit; otherwise they do
+        after rounding to the nearest integer, wherever the bound is below one half.
+    spreads_nonfinite : bool
+        One NaN or infinity spoils outputs that do not depend on it.
+    """
+
+    source: str
+    componentwise: float
+    normwise: float = 0.0
+    reach: str = "example"
+    exact_on_integers: bool = True
+    spreads_nonfinite: bool = False
+
+
+def gamma(terms: int, dtype: str) -> float:
+    """Return γₙ in units of eps; 0 for integers, whose sums are exact.
+
+    Complex products cost √2·γ₂ more than real ones (Higham, lemma 3.5), covered by two more terms.
+    """
+    if dtype not in _EPS:
+        return 0.0
+    if "complex" in dtype:
+        terms += 2
+    half = terms / 2
+    return half / (1 - half * _EPS[dtype]) * (sqrt(2) if "complex" in dtype else 1)
+
+
+def direct(spec: ConvSpec) -> ErrorBound:
+    """Any order of summation of the definition's products, bias included: γₙ componentwise (eq. 3.5)."""
+    return ErrorBound(source="Higham 2002, eq. 3.5", componentwise=gamma(spec.terms + 1, spec.dtype))
+
+
+def fft(spec: ConvSpec, points: int) -> ErrorBound:
+    """Three transforms of ``points`` points in all and one product a frequency.
+
+    Each transform multiplies a term by at most (1 + η)^log₂T, η = u + γ₄(√2 + u) ≈ 6.7u = 3.4 eps
+    (theorem 24.2); with |Σ_f X_f W_f|/T ≤ ‖x‖₂‖w‖₂ the three of them add up to 3·3.4·log₂T eps normwise.
+    The sum over channels adds √2·γ of its length.
+    """
+    eta = 3.4
+    channels = spec.in_channels // spec.groups * prod(spec.stride)
+    return ErrorBound(
+        source="Higham 2002, theorem 24.2",
+        componentwise=gamma(1, spec.dtype),
+        normwise=3 * eta * max(1.0, log2(max(2, points))) + sqrt(2) * gamma(channels + 3, spec.dtype),
+        exact_on_integers=False,
+        spreads_nonfinite=True,
+    )
+
+
+def separable(spec: ConvSpec, rank: int, truncation: float) -> ErrorBound:
+    """A sum of at most ``rank`` products of 1-D passes, the discarded part below ``truncation``·eps·‖w‖_F.
+
+    Rank 1: |u| ⊗ |v| = |w|, so the passes have a componentwise γ of their total length. Beyond, cancellation
+    between terms is bounded by ‖Σ|uᵢ|⊗|vᵢ|‖_F ≤ √r·‖w‖_F (orthonormal factors), by Cauchy–Schwarz normwise
+    over the window.
+    """
+    passes = gamma(sum(spec.kernel_size) + (rank + 1) * spec.ndim + spec.in_channels // spec.groups + 1, spec.dtype)
+    return ErrorBound(
+        source="Higham 2002, eq. 3.5, and Eckart–Young",
+        componentwise=passes,
+        normwise=sqrt(rank) ** (spec.ndim - 1) * passes * (rank > 1) + truncation,
+        reach="window",
+        exact_on_integers=False,
+    )

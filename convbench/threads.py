@@ -1,0 +1,121 @@
+"""Threads: how many there are, how work is split over them, and how BLAS is told.
+
+Own kernels split their work over one process-wide pool with :func:`parallel`, while BLAS is held at one
+thread with :func:`blas_threads`; so ``threads=`` means the same for every backend.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+from convbench.errors import SpecError
+
+__all__ = ["available", "blas_threads", "parallel", "pool_sizes", "resolve"]
+
+Job = TypeVar("Job")
+
+
+def available() -> int:
+    """Return the number of cores this process may use (its affinity mask where the system has one)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def resolve(threads: int | None) -> int:
+    """Return ``threads``, or every available core for None."""
+    if threads is None:
+        return available()
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise SpecError("threads", threads, "must be an integer ≥ 1, or None for every core")
+    return threads
+
+
+@cache
+def _executor(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="convbench")
+
+
+def parallel(function: Callable[[Job], None], jobs: Sequence[Job], threads: int) -> None:
+    """Call ``function`` on every job, over ``threads`` threads, this one included.
+
+    Threads take the next job as they become free. The first exception is raised after all have stopped.
+    """
+    if threads == 1 or len(jobs) < 2:
+        for job in jobs:
+            function(job)
+        return
+    shared, lock = iter(jobs), threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                try:
+                    job = next(shared)
+                except StopIteration:
+                    return
+            function(job)
+
+    helpers = [_executor(threads).submit(work) for _ in range(min(threads, len(jobs)) - 1)]
+    try:
+        work()
+    finally:
+        errors = [helper.exception() for helper in helpers]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+@cache
+def _blas_libraries() -> tuple[Any, ...]:
+    """Return threadpoolctl's controllers of the BLAS libraries loaded so far, NumPy's among them."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:  # BLAS then keeps its own thread count, and `pool_sizes` says that it is not known
+        return ()
+    return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+_blas_lock = threading.Lock()
+_blas_held: list[int] = []  # one entry a plan that is inside blas_threads(1)
+_blas_before: list[int] = []
+
+
+@contextmanager
+def blas_threads(threads: int) -> Iterator[None]:
+    """Hold every BLAS pool at ``threads`` within the block, nesting and concurrent plans allowed.
+
+    BLAS has one pool a process: of concurrent plans the latest wins, and the last to leave restores.
+    """
+    libraries = _blas_libraries()
+    with _blas_lock:
+        if not _blas_held:
+            _blas_before[:] = [library.get_num_threads() for library in libraries]
+        _blas_held.append(threads)
+        _set_blas(libraries, [threads] * len(libraries))
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_held.remove(threads)
+            _set_blas(libraries, [_blas_held[-1]] * len(libraries) if _blas_held else _blas_before)
+
+
+def _set_blas(libraries: Sequence[Any], counts: Sequence[int]) -> None:
+    for library, count in zip(libraries, counts, strict=True):
+        if library.get_num_threads() != count:
+            library.set_num_threads(count)
+
+
+def pool_sizes() -> dict[str, int] | None:
+    """Return the size of every thread pool that threadpoolctl finds, by library file; None without it."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return None
+    return {f"{pool['user_api']}:{pool['prefix']}": int(pool["num_threads"]) for pool in threadpool_info()}
