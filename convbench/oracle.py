@@ -41,7 +41,7 @@ def conv(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | 
     weights = w.astype(dtype)
     if spec.flip:
         weights = np.flip(weights, axis=tuple(range(-spec.ndim, 0)))
-    padded = padded.reshape(spec.batch, spec.groups, -1, *padded.shape[2:])
+    padded = padded.reshape(spec.batch, spec.groups, spec.in_channels // spec.groups, *padded.shape[2:])
     weights = weights.reshape(spec.groups, -1, *weights.shape[1:])
     with np.errstate(all="ignore"):
         if spec.tile:
@@ -88,7 +88,7 @@ def _shared(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
     """Sum one (O/g × C/g) matrix product a tap."""
     y = np.zeros((*x.shape[:2], w.shape[1], prod(spec.output_size)), x.dtype)
     for k in product(*map(range, spec.kernel_size)):
-        samples = x[(..., *_tap_slices(spec, k))].reshape(*x.shape[:3], -1)
+        samples = x[(..., *_tap_slices(spec, k))].reshape(*x.shape[:3], prod(spec.output_size))
         y += np.matmul(w[(..., *k)], samples)
     return y
 
@@ -107,9 +107,9 @@ def _toeplitz(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
             for j in range(block):
                 band[..., j : j + kernel, j] = w[(slice(None), slice(None), c, *k)]
             rows = windows[(slice(None), slice(None), c, *_tap_slices(spec, k))]
-            flat = rows.reshape(*x.shape[:2], 1, -1, block + kernel - 1)
+            flat = rows.reshape(*x.shape[:2], 1, prod(lead) * blocks, block + kernel - 1)
             y += np.matmul(flat, band).reshape(y.shape)
-    return y.reshape(*y.shape[:-2], -1)[..., :width]
+    return y.reshape(*y.shape[:-2], blocks * block)[..., :width]
 
 
 def _tiled(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
@@ -190,7 +190,7 @@ class Truth:
             window = conv(ones, grouped, np.ones(ones.weight_shape))
             x_square = window.reshape(spec.batch, spec.groups, *spec.output_size)
         else:
-            grouped = energy.reshape(spec.batch, spec.groups, -1, *spec.input_size)
+            grouped = energy.reshape(spec.batch, spec.groups, spec.in_channels // spec.groups, *spec.input_size)
             x_square = grouped.sum(axis=(2, *(a + 1 for a in axes)), keepdims=True)[:, :, 0]
         x_norm = np.repeat(np.sqrt(x_square), spec.out_channels // spec.groups, axis=1)
         w_norm = np.sqrt((np.abs(self._w).astype(self._real) ** 2).reshape(spec.out_channels, -1).sum(axis=1))

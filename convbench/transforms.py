@@ -15,8 +15,8 @@ from typing import Any
 
 __all__ = ["TransformPair", "Transforms", "fftw_transforms", "spectrum_shape", "standard_transforms"]
 
-#: FFTW's planner measures for at most this long; measuring a 2-D plan of a megapixel to the end takes ten seconds.
-PLANNING_LIMIT_S = 0.5
+#: FFTW's planner measures for at most this long; a megapixel on two threads takes 0.3 to 1 s, larger ones minutes.
+PLANNING_LIMIT_S = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,238 @@
+"""Work in blocks that stay in cache: which outputs a block holds, and the padded input beneath it.
+
+The one place that knows about padding. A block reads its input in place where it lies inside, else through a
+buffer that holds just this block's halo: no padded copy of the whole input is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+from typing import Any
+
+from convbench.arrays import Array, Namespace
+from convbench.spec import ConvSpec
+
+__all__ = ["Block", "Blocking", "ScratchPool", "flipped", "spread_bias"]
+
+_WORTH_A_THREAD = 2**16  # bytes touched below which a block is not split further to occupy another thread
+
+
+@dataclass(frozen=True)
+class Halo:
+    """The padded input beneath a block.
+
+    Attributes
+    ----------
+    region : index into x (N, G, C/g, *input_size)
+        The part that lies inside the input.
+    inside, margins : indices into the halo (n, g, C/g, *extent)
+        Where that part goes, and what is zero.
+    shape : tuple of int
+    """
+
+    region: tuple[slice, ...]
+    inside: tuple[slice, ...]
+    margins: tuple[tuple[slice, ...], ...]
+    shape: tuple[int, ...]
+
+    @property
+    def padded(self) -> bool:
+        """Does the block reach beyond the input?"""
+        return bool(self.margins)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A range of examples, groups and output positions, and the input beneath it."""
+
+    images: slice
+    groups: slice
+    outputs: tuple[slice, ...]
+    halo: Halo
+
+    @cached_property
+    def index(self) -> tuple[slice, ...]:
+        """The block's part of y seen as (N, G, O/g, *output_size)."""
+        return (self.images, self.groups, slice(None), *self.outputs)
+
+    @cached_property
+    def output_size(self) -> tuple[int, ...]:
+        """Outputs along each spatial axis."""
+        return tuple(r.stop - r.start for r in self.outputs)
+
+    @cached_property
+    def lead(self) -> tuple[int, int]:
+        """Examples and groups."""
+        return self.images.stop - self.images.start, self.groups.stop - self.groups.start
+
+
+class Blocking:
+    """Cuts a spec into blocks of about ``budget_bytes``.
+
+    Parameters
+    ----------
+    bytes_per_output : int
+        Memory that the algorithm touches for one output position of one group of one example.
+    budget_bytes : int
+        What should stay in cache. Axes are filled from the last to the first, then groups, then examples,
+        so that a block is as contiguous as it can be.
+    threads : int
+        At least so many blocks are made where the work is worth it.
+    """
+
+    def __init__(self, spec: ConvSpec, bytes_per_output: int, budget_bytes: int, threads: int) -> None:
+        self.spec = spec
+        extents = (spec.batch, spec.groups, *spec.output_size)
+        total = bytes_per_output * prod(extents)
+        if threads > 1:
+            budget_bytes = min(budget_bytes, max(_WORTH_A_THREAD, -(-total // threads)))
+        room = max(1, budget_bytes // max(1, bytes_per_output))
+        shape = []
+        for extent in reversed(extents):
+            size = max(1, min(extent, room))
+            size = -(-extent // -(-extent // size)) if extent else 1  # equal parts rather than a small rest
+            shape.append(size)
+            room //= size
+        self.shape = tuple(reversed(shape))
+        self._converts = spec.dtype != spec.result_dtype
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """All blocks, in memory order."""
+        extents = (self.spec.batch, self.spec.groups, *self.spec.output_size)
+        ranges = [
+            [slice(start, min(start + size, extent)) for start in range(0, extent, size)]
+            for extent, size in zip(extents, self.shape, strict=True)
+        ]
+        return [
+            Block(images, groups, tuple(outputs), self._halo(images, groups, tuple(outputs)))
+            for images, groups, *outputs in product(*ranges)
+        ]
+
+    @cached_property
+    def outputs_per_block(self) -> int:
+        """Examples × groups × positions of the largest block."""
+        return prod(self.shape)
+
+    @cached_property
+    def halo_size(self) -> tuple[int, ...]:
+        """Input positions beneath the largest block, along each axis."""
+        return halo_size(self.spec, self.shape[2:])
+
+    @property
+    def halo_elements(self) -> int:
+        """Elements of the buffer that :meth:`load` needs; 0 if every block lies inside the input."""
+        spec = self.spec
+        if not any(before > 0 or after > 0 for before, after in spec.padding) and not self._converts:
+            return 0
+        return prod(self.shape[:2]) * (spec.in_channels // spec.groups) * prod(self.halo_size)
+
+    def load(self, ns: Namespace, x: Array, block: Block, buffer: Array) -> Array:
+        """Return the input beneath ``block``, zeros where it is padding: shape (n, g, C/g, *halo).
+
+        Parameters
+        ----------
+        x : array, shape (N, G, C/g, *input_size)
+        buffer : array of ``halo_elements``, of the result's dtype
+            Used if the block leaves the input or needs converting; else a view of ``x`` is returned.
+        """
+        halo = block.halo
+        region = x[halo.region]
+        if not halo.padded and not self._converts:
+            return region
+        padded = ns.reshape(buffer[: prod(halo.shape)], halo.shape)
+        for margin in halo.margins:
+            padded[margin] = 0
+        padded[halo.inside] = ns.cast(region, self.spec.result_dtype) if self._converts else region
+        return padded
+
+    def _halo(self, images: slice, groups: slice, outputs: tuple[slice, ...]) -> Halo:
+        spec, everything = self.spec, slice(None)
+        region, inside, extents = [], [], halo_size(spec, [r.stop - r.start for r in outputs])
+        for axis, (part, extent) in enumerate(zip(outputs, extents, strict=True)):
+            first = part.start * spec.stride[axis] - spec.padding[axis][0]
+            low = min(max(first, 0), spec.input_size[axis])
+            high = max(min(first + extent, spec.input_size[axis]), low)
+            start = min(max(low - first, 0), extent)
+            region.append(slice(low, high))
+            inside.append(slice(start, start + high - low))
+        margins = [
+            (everything,) * (3 + axis) + (margin,)
+            for axis, part in enumerate(inside)
+            for margin in (slice(0, part.start), slice(part.stop, extents[axis]))
+            if margin.start < margin.stop
+        ]
+        lead = (images.stop - images.start, groups.stop - groups.start, spec.in_channels // spec.groups)
+        return Halo(
+            region=(images, groups, everything, *region),
+            inside=(everything, everything, everything, *inside),
+            margins=tuple(margins),
+            shape=(*lead, *extents),
+        )
+
+
+def halo_size(spec: ConvSpec, outputs: Sequence[int]) -> tuple[int, ...]:
+    """Return the input positions that ``outputs`` consecutive outputs read, along each axis."""
+    return tuple(
+        (p - 1) * s + (k - 1) * d + 1
+        for p, s, k, d in zip(outputs, spec.stride, spec.kernel_size, spec.dilation, strict=True)
+    )
+
+
+def flipped(ns: Namespace, spec: ConvSpec, w: Array) -> Array:
+    """Return ``w`` as cross-correlation wants it: reversed along the spatial axes if the spec says flip."""
+    return ns.xp.flip(w, axis=tuple(range(-spec.ndim, 0))) if spec.flip else w
+
+
+def spread_bias(ns: Namespace, spec: ConvSpec, bias: Array) -> Array:
+    """Return the bias in a shape that broadcasts against (O, *output_size)."""
+    if spec.bias == "location":
+        return bias
+    if spec.bias == "channel":
+        return ns.reshape(bias, (-1, *(1,) * spec.ndim))
+    assert spec.tile is not None
+    for axis, (outputs, tile) in enumerate(zip(spec.output_size, spec.tile, strict=True), start=1):
+        cycle = ns.from_host([p % tile for p in range(outputs)])
+        bias = ns.xp.take(bias, cycle, axis=axis)
+    return bias
+
+
+class GroupedBias:
+    """The bias seen as (G, O/g, *space or 1s), from which a block takes its part."""
+
+    def __init__(self, ns: Namespace, spec: ConvSpec, bias: Array) -> None:
+        spread = spread_bias(ns, spec, bias)
+        self.whole = ns.reshape(spread, (spec.groups, spec.out_channels // spec.groups, *spread.shape[1:]))
+        self._same_everywhere = spec.bias == "channel"
+
+    def of(self, block: Block) -> Array:
+        """Return the part that is added to ``block``'s outputs (n, g, O/g, *outputs)."""
+        return self.whole[block.groups, ...] if self._same_everywhere else self.whole[block.index[1:]]
+
+
+class ScratchPool:
+    """Buffers that a plan keeps between calls, one set a thread that is inside a call.
+
+    A plan may be called from several threads at once: each borrows a set of its own.
+    """
+
+    def __init__(self, factory: Callable[[], Any]) -> None:
+        self._factory = factory
+        self._free: list[Any] = []
+
+    @contextmanager
+    def borrow(self) -> Iterator[Any]:
+        """Lend one set of buffers for the block."""
+        try:
+            scratch = self._free.pop()  # atomic under the interpreter's lock, and list methods lock without it
+        except IndexError:
+            scratch = self._factory()
+        try:
+            yield scratch
+        finally:
+            self._free.append(scratch)

@@ -1,0 +1,161 @@
+"""Stride and dilation taken away: any spec as unit-stride, dense convolutions.
+
+With g = gcd(s, d), s' = s/g, d' = d/g, kernel offset k = s'·m + r and output p = d'·j + i, the position read is
+
+    p·s + k·d − a = (s·d')·(j + m) + (s·i + r·d − a),
+
+so a spec is a dense unit-stride correlation over j + m with s' times the channels (the *polyphase* components r)
+and d' times the batch (the *subgrids* i). Nothing is computed to be thrown away: at stride s a transform works
+on 1/s of the samples a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import gcd, prod
+
+from convbench.spec import ConvSpec
+
+__all__ = ["AxisLowering", "Lowering"]
+
+
+@dataclass(frozen=True)
+class AxisLowering:
+    """One axis: sizes and padding as in the spec, the lowered ones derived."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    before: int
+    outputs: int
+
+    @property
+    def phases(self) -> int:
+        """Polyphase components that hold a tap."""
+        return min(self._phase_step, self.kernel)
+
+    @property
+    def subgrids(self) -> int:
+        """Interleaved subgrids that hold an output."""
+        return min(self._grid_step, self.outputs)
+
+    @property
+    def lowered_kernel(self) -> int:
+        """Taps of the longest component."""
+        return -(-self.kernel // self._phase_step)
+
+    @property
+    def lowered_outputs(self) -> int:
+        """Outputs of the longest subgrid."""
+        return -(-self.outputs // self._grid_step)
+
+    @property
+    def length(self) -> int:
+        """Samples under all positions of the lowered kernel."""
+        return self.lowered_outputs + self.lowered_kernel - 1
+
+    @cached_property
+    def zeros(self) -> tuple[int, int]:
+        """Samples before and after that are padding in every component and subgrid."""
+        parts = [self._inside(r, i) for r, i in product(range(self.phases), range(self.subgrids))]
+        before = min(low for low, _ in parts)
+        return before, min(self.length - max(high, before) for _, high in parts)
+
+    @property
+    def period(self) -> int:
+        """Shortest circular convolution whose wanted outputs are those of the linear one.
+
+        Zeros before may share their place with zeros after, as both are read as zero.
+        """
+        return max(self.length - min(self.zeros), self.lowered_kernel, self.lowered_outputs)
+
+    def source(self, phase: int, subgrid: int) -> slice:
+        """Return the input samples of a component on a subgrid."""
+        low, high = self._inside(phase, subgrid)
+        step, origin = self._line(phase, subgrid)
+        start = origin + low * step
+        return slice(start, start + (high - low - 1) * step + 1, step) if high > low else slice(0, 0)
+
+    def target(self, phase: int, subgrid: int) -> slice:
+        """Return where they go, counted from the first sample that is not padding everywhere."""
+        low, high = self._inside(phase, subgrid)
+        return slice(low - self.zeros[0], high - self.zeros[0]) if high > low else slice(0, 0)
+
+    def taps(self, phase: int) -> slice:
+        """Return the kernel offsets of a component."""
+        return slice(phase, None, self._phase_step)
+
+    def tap_count(self, phase: int) -> int:
+        """Number of taps of a component."""
+        return -(-(self.kernel - phase) // self._phase_step)
+
+    def positions(self, subgrid: int) -> slice:
+        """Return the outputs of a subgrid."""
+        return slice(subgrid, None, self._grid_step)
+
+    def position_count(self, subgrid: int) -> int:
+        """Number of outputs of a subgrid."""
+        return -(-(self.outputs - subgrid) // self._grid_step)
+
+    @property
+    def _phase_step(self) -> int:
+        return self.stride // gcd(self.stride, self.dilation)
+
+    @property
+    def _grid_step(self) -> int:
+        return self.dilation // gcd(self.stride, self.dilation)
+
+    def _line(self, phase: int, subgrid: int) -> tuple[int, int]:
+        return self.stride * self._grid_step, self.stride * subgrid + phase * self.dilation - self.before
+
+    def _inside(self, phase: int, subgrid: int) -> tuple[int, int]:
+        """Return the range of samples of a component on a subgrid that lie inside the input."""
+        step, origin = self._line(phase, subgrid)
+        low = min(max(0, -(origin // step)), self.length)
+        high = max(low, min(self.length, -((origin - self.size) // step)))
+        return low, high
+
+
+class Lowering:
+    """All axes of a spec lowered together.
+
+    Attributes
+    ----------
+    axes : tuple of AxisLowering
+    """
+
+    def __init__(self, spec: ConvSpec) -> None:
+        self.axes = tuple(
+            AxisLowering(size, kernel, stride, dilation, padding[0], outputs)
+            for size, kernel, stride, dilation, padding, outputs in zip(
+                spec.input_size,
+                spec.kernel_size,
+                spec.stride,
+                spec.dilation,
+                spec.padding,
+                spec.output_size,
+                strict=True,
+            )
+        )
+
+    @property
+    def phases(self) -> int:
+        """Factor on the channels."""
+        return prod(axis.phases for axis in self.axes)
+
+    @property
+    def subgrids(self) -> int:
+        """Factor on the batch."""
+        return prod(axis.subgrids for axis in self.axes)
+
+    def each_phase(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Number the components."""
+        return enumerate(product(*(range(axis.phases) for axis in self.axes)))
+
+    def each_subgrid(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Number the subgrids."""
+        return enumerate(product(*(range(axis.subgrids) for axis in self.axes)))

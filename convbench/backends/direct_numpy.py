@@ -1,0 +1,10 @@
+"""``direct-numpy``: shift and add over taps, in blocks, on NumPy."""
+
+from __future__ import annotations
+
+from convbench.algorithms.direct import ShiftAndAdd
+from convbench.backend import AlgorithmBackend
+from convbench.ops import front_doors
+
+BACKEND = AlgorithmBackend(name="direct-numpy", summary="shift and add over taps, in blocks", algorithm=ShiftAndAdd)
+conv, convolve, correlate, plan = front_doors("direct-numpy")

@@ -1,0 +1,27 @@
+"""``separable``: 1-D passes for kernels of low rank; other weights are refused with their rank."""
+
+from __future__ import annotations
+
+from convbench import bounds
+from convbench.algorithms.lowrank import TRUNCATION, max_rank
+from convbench.algorithms.separable import Separable, long_axes, why_not_separable
+from convbench.backend import AlgorithmBackend
+from convbench.bounds import ErrorBound
+from convbench.ops import front_doors
+from convbench.refusals import Limits
+from convbench.spec import ConvSpec
+
+
+def _bound(spec: ConvSpec) -> ErrorBound:
+    rank = max(1, max_rank(tuple(spec.kernel_size[axis] for axis in long_axes(spec))))
+    return bounds.separable(spec, rank, TRUNCATION)
+
+
+BACKEND = AlgorithmBackend(
+    name="separable",
+    summary="tensor-train factors, 1-D passes as Toeplitz GEMM",
+    algorithm=Separable,
+    bound=_bound,
+    limits=Limits(axes=tuple(range(2, 9)), also=why_not_separable),
+)
+conv, convolve, correlate, plan = front_doors("separable")

@@ -1,0 +1,204 @@
+"""What a run ran on: recorded once, so that its figures can be judged later. Whatever cannot be found out is None."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from convbench.threads import available, pool_sizes
+
+__all__ = ["describe", "thread_pools", "utc_now"]
+
+_DISTRIBUTIONS = (
+    "numpy", "scipy", "pyfftw", "threadpoolctl", "pandas", "matplotlib", "llvmlite", "numba", "torch",
+    "opencv-python-headless", "opencv-python", "jax", "cupy-cuda12x", "cupy-cuda13x",
+)  # fmt: skip
+_FEATURES = (
+    "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512_vnni", "avx512_bf16",
+    "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "sve", "sve2", "bf16", "i8mm",
+)  # fmt: skip
+
+
+def utc_now() -> datetime:
+    """Return the time now, with its zone."""
+    return datetime.now(timezone.utc)
+
+
+@contextmanager
+def thread_pools(threads: int) -> Iterator[list[str]]:
+    """Hold every thread pool that threadpoolctl knows at ``threads`` within the block.
+
+    Yields one line for each pool that does not obey, or for threadpoolctl itself if it is missing. Import the libraries
+    first: a pool that is loaded later is not held.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield ["thread pools are neither set nor verified: pip install threadpoolctl"]
+        return
+    with threadpool_limits(limits=threads):
+        pools = pool_sizes() or {}
+        yield [f"{name} has {size} threads where {threads} were asked for" for name, size in pools.items() if size != threads]
+
+
+def describe(threads: int, problems: list[str]) -> dict[str, Any]:
+    """Return the environment as JSON has it; call it within :func:`thread_pools`.
+
+    Parameters
+    ----------
+    threads : int
+        What the run was asked to use.
+    problems : list of str
+        Thread pools that did not obey.
+    """
+    cpu = _cpu()
+    host = {"system": platform.platform(), "machine": platform.machine(), "memory_bytes": _memory_bytes(), "cpu": cpu}
+    devices = _gpus()
+    identity = repr((host["machine"], host["memory_bytes"], cpu["model"], cpu["cores"], cpu["caches_bytes"], devices))
+    return {
+        "time": utc_now().isoformat(timespec="seconds"),
+        "command_line": _command_line(),
+        "git_revision": _git_revision(),
+        "host": {"fingerprint": hashlib.blake2b(identity.encode(), digest_size=6).hexdigest(), **host},
+        "gpus": devices,
+        "clock": _clock(),
+        "libraries": _libraries(),
+        "threads": threads,
+        "thread_pools": _thread_pools(),
+        "thread_pool_problems": problems,
+    }
+
+
+def _command_line() -> str:
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    return shlex.join([program, *sys.argv[1:]])
+
+
+def _clock() -> dict[str, Any]:
+    clock = time.get_clock_info("perf_counter")
+    return {"name": "perf_counter", "implementation": clock.implementation, "resolution_s": clock.resolution}
+
+
+def _git_revision() -> str | None:
+    """The checkout that convbench is imported from, if it is one; ``+changes`` if files differ from the commit."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    revision = _output(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    changes = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
+    return revision and revision + ("+changes" if changes else "")
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    info = {}
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            info.setdefault(key.strip(), value.strip())
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    model = info.get("model name") or _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor() or None
+    return {
+        "model": model,
+        "family_model_stepping": [info.get(key) for key in ("cpu family", "model", "stepping")] if info else None,
+        "cores": os.cpu_count(),
+        "usable_cores": available(),
+        "caches_bytes": _caches(),
+        "features": [feature for feature in _FEATURES if feature in flags],
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "clock_mhz": info.get("cpu MHz"),
+        "virtual": "hypervisor" in flags,
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _caches() -> dict[str, int]:
+    """Size of each cache as seen from the first core, such as {"L1d": 32768, "L2": 1048576}."""
+    sizes = {}
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index[0-9]*")):
+        level, kind, size = (_read(str(folder / name)) for name in ("level", "type", "size"))
+        if level and kind and size and size[:-1].isdigit() and size[-1] in units:
+            suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
+            sizes[f"L{level}{suffix}"] = int(size[:-1]) * units[size[-1]]
+    return sizes
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _gpus() -> list[str]:
+    """Name, driver and memory of each NVIDIA device, as nvidia-smi says it."""
+    listing = _output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
+    return (listing or "").splitlines()
+
+
+def _libraries() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
+    for name in ("convbench", *_DISTRIBUTIONS):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if "convbench" not in versions:
+        from convbench import __version__
+
+        versions["convbench"] = f"{__version__} (not installed)"
+    pyfftw = sys.modules.get("pyfftw")  # only if a backend has imported it
+    if pyfftw is not None:
+        versions["fftw"] = str(getattr(pyfftw, "fftw_version", None))
+    return versions | {"numpy's blas": _numpy_blas()}
+
+
+def _numpy_blas() -> str | None:
+    """Name and version of the BLAS that NumPy was built with."""
+    import numpy
+
+    try:
+        blas: Any = numpy.show_config(mode="dicts")
+        found = blas["Build Dependencies"]["blas"]
+        return f"{found['name']} {found['version']}"
+    except (KeyError, TypeError):
+        return None
+
+
+def _thread_pools() -> list[dict[str, Any]] | None:
+    """Every pool as it is now, its file without the folder."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return None
+    keys = ("user_api", "internal_api", "prefix", "version", "num_threads", "threading_layer", "architecture")
+    return [
+        {"file": Path(str(pool.get("filepath"))).name, **{key: pool[key] for key in keys if key in pool}}
+        for pool in threadpool_info()
+    ]

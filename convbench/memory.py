@@ -1,0 +1,98 @@
+"""How much memory a backend really needs beyond operands, prepared weights and result."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from convbench.arrays import Array, numpy_namespace
+from convbench.backend import Backend
+from convbench.errors import ConvbenchError
+from convbench.spec import ConvSpec
+
+__all__ = ["SLACK_BYTES", "measure_workspace"]
+
+#: Python's own objects (plans, views, tuples), which no plan declares.
+SLACK_BYTES = 65536
+
+
+def measure_workspace(
+    backend: Backend, spec: ConvSpec, x: Array, w: Array, bias: Array | None = None, threads: int | None = 1
+) -> tuple[int, Array]:
+    """Plan, prepare and run once; return the workspace in bytes and the result of that run.
+
+    Workspace is what ``plan.workspace_bytes`` declares: what planning leaves behind, and the most that the run
+    holds at once beyond its result. Memory of ``prepare`` is that of the prepared weights and does not count.
+
+    Parameters
+    ----------
+    backend : Backend
+    spec : ConvSpec
+    x, w, bias : array
+        Operands of the spec's shapes, in the backend's own kind of array.
+    threads : int, optional
+
+    Returns
+    -------
+    workspace_bytes : int
+        Compare it with the declaration plus :data:`SLACK_BYTES`.
+    y : array
+        The run's result.
+
+    Raises
+    ------
+    UnsupportedSpec, UnsupportedWeights, BackendUnavailable, SpecError
+        As the backend does.
+
+    Notes
+    -----
+    Counted by :mod:`tracemalloc`: Python's objects and NumPy's buffers, those of pyFFTW included. What a native
+    library allocates on its own (BLAS packing buffers, PyTorch's tensors) is not seen. A run under tracemalloc
+    is slower: do not time it. Libraries are loaded by a tiny run first, so that they do not count.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convbench import ConvSpec, FunctionBackend
+    >>> waste = FunctionBackend(name="waste", function=lambda spec, x, w: (np.ones(10**6) * x[:, :1] * w[0, 0])[..., :8])
+    >>> spec = ConvSpec.parse("i1 k1 p0:7 f64")
+    >>> measured, y = measure_workspace(waste, spec, np.ones(spec.input_shape), np.ones(spec.weight_shape))
+    >>> round(measured / 8e6), y.shape
+    (2, (1, 1, 8))
+    """
+    _load_libraries(backend, spec)
+    with _tracing():
+        start, _ = tracemalloc.get_traced_memory()
+        plan = backend.plan(spec, threads=threads)
+        planned, _ = tracemalloc.get_traced_memory()
+        weights = plan.prepare(w)
+        prepared, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        y = plan(x, weights, bias)
+        _, peak = tracemalloc.get_traced_memory()
+    return max(0, planned - start) + max(0, peak - prepared - int(y.nbytes)), y
+
+
+def _load_libraries(backend: Backend, spec: ConvSpec) -> None:
+    """Run something tiny of the same kind, if the backend takes it: imports are no workspace."""
+    tiny = ConvSpec(input_size=(2,) * spec.ndim, kernel_size=(2,) * spec.ndim, dtype=spec.dtype)
+    if backend.why_not(tiny) is None:
+        with suppress(ConvbenchError):  # the real plan says what is wrong
+            plan = backend.plan(tiny, threads=1)
+            xp = getattr(backend, "ns", numpy_namespace)().xp
+            ones = (xp.ones(shape, dtype=getattr(xp, spec.dtype)) for shape in (tiny.input_shape, tiny.weight_shape))
+            plan(next(ones), plan.prepare(next(ones)))
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """Trace allocations within the block; leave a trace that someone else started as it is."""
+    if tracemalloc.is_tracing():
+        yield
+        return
+    tracemalloc.start(1)
+    try:
+        yield
+    finally:
+        tracemalloc.stop()

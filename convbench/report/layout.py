@@ -1,0 +1,150 @@
+"""How the cases of a run differ: what to call each one, and whether one number varies.
+
+Case lines are read as text here: a report may be made where the files that a case names are not at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from convbench.bench.cases import Case
+from convbench.spec import DTYPES, ConvSpec
+
+__all__ = ["Layout", "case_spec", "data_title", "layout_of"]
+
+_DATA_DEFAULTS = {"x": Case.x, "w": Case.w, "seed": str(Case.seed)}
+_NUMERIC = {
+    "batch": "batch size",
+    "in_channels": "input channels",
+    "out_channels": "output channels",
+    "input_size": "input size",
+    "kernel_size": "kernel size",
+    "stride": "stride",
+    "dilation": "dilation",
+    "groups": "groups",
+}
+_SYMBOLS = {
+    "batch": "N",
+    "in_channels": "C",
+    "out_channels": "O",
+    "input_size": "H",
+    "kernel_size": "K",
+    "stride": "s",
+    "dilation": "d",
+    "groups": "g",
+}
+_KEYS = {"n": "batch", "c": "in_channels", "o": "out_channels", "i": "input_size", "k": "kernel_size", "s": "stride",
+         "p": "padding", "d": "dilation", "g": "groups", "t": "tile"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The cases of a run, arranged.
+
+    Attributes
+    ----------
+    labels : mapping of str to str
+        Case line → the tokens in which it differs from the others.
+    common : str
+        The tokens that all cases share.
+    varies : str or None
+        The one numeric field of the spec that varies, if there is just one.
+    panels : mapping of str to (mapping of int to str)
+        Where ``varies`` is set: everything else that varies (such as ``w=gaussian``) → value of the
+        field → case line.
+    """
+
+    labels: Mapping[str, str]
+    common: str
+    varies: str | None = None
+    panels: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+
+    @property
+    def symbol(self) -> str:
+        """The letter of the varying field: K for the kernel size."""
+        return _SYMBOLS[self.varies] if self.varies else ""
+
+    @property
+    def field_title(self) -> str:
+        """The varying field in words, with its letter: "kernel size K"."""
+        return f"{_NUMERIC[self.varies]} {self.symbol}" if self.varies else ""
+
+
+def case_spec(case: str) -> ConvSpec:
+    """Return the spec of a case line: its tokens without the data tokens.
+
+    >>> print(case_spec("i8x8 k3 f32 x=photo w=gaussian seed=1"))
+    n1 c1 o1 i8x8 k3 f32
+    """
+    return ConvSpec.parse(" ".join(token for key, token in _tokens(case).items() if key not in _DATA_DEFAULTS))
+
+
+def layout_of(cases: Iterable[str]) -> Layout:
+    """Find what the case lines share and in what they differ.
+
+    >>> layout = layout_of(f"n1 c1 o1 i64x64 k{k} f32{w}" for k in (3, 5) for w in ("", " w=box"))
+    >>> layout.common, layout.varies, list(layout.labels.values())
+    ('n1 c1 o1 i64x64 f32 x=noise', 'kernel_size', ['k3 w=random', 'k3 w=box', 'k5 w=random', 'k5 w=box'])
+    >>> layout.panels["w=box"][5]
+    'n1 c1 o1 i64x64 k5 f32 w=box'
+    """
+    tokens = {case: _tokens(case) for case in dict.fromkeys(cases)}
+    keys = list(dict.fromkeys(key for entry in tokens.values() for key in entry))
+    varying = [key for key in keys if len({entry.get(key) for entry in tokens.values()}) > 1]
+    first = next(iter(tokens.values()), {})
+    common = " ".join(token for key, token in first.items() if key not in varying and token != "seed=0")
+    labels = {case: _join(entry, varying) or case for case, entry in tokens.items()}
+    numeric = [key for key in varying if _KEYS.get(key) in _NUMERIC]
+    # padding that follows the kernel (p1 at k3, p2 at k5) is not a second variable
+    others = [key for key in varying if key not in numeric and not (key == "p" and numeric == ["k"])]
+    if len(numeric) != 1:
+        return Layout(labels, common)
+    panels: dict[str, dict[int, str]] = {}
+    for case, entry in tokens.items():
+        value = _number(case, _KEYS[numeric[0]])
+        panel = panels.setdefault(_join(entry, others), {})
+        if value is None or value in panel:
+            return Layout(labels, common)
+        panel[value] = case
+    return Layout(labels, common, _KEYS[numeric[0]], {name: dict(sorted(panel.items())) for name, panel in panels.items()})
+
+
+def data_title(panel: str) -> str:
+    """Name a panel for people.
+
+    >>> data_title("w=gaussian"), data_title("f64 w=random")
+    ('gaussian kernel', 'f64, random kernel')
+    """
+    words = {"w": "{} kernel", "x": "{} input", "seed": "seed {}"}
+    parts = []
+    for token in panel.split():
+        key, equals, value = token.partition("=")
+        parts.append(words[key].format(value) if equals and key in words else token)
+    return ", ".join(parts)
+
+
+def _tokens(case: str) -> dict[str, str]:
+    """Split a case line into its tokens, each under the name of what it sets; data tokens are always there."""
+    given = {_token_key(token): token for token in case.split()}
+    data = {key: given.pop(key, f"{key}={default}") for key, default in _DATA_DEFAULTS.items()}
+    return given | data
+
+
+def _token_key(token: str) -> str:
+    key, equals, _ = token.partition("=")
+    if equals or token == "flip":
+        return key
+    return token[0] if token[0] in _KEYS and token not in DTYPES else "dtype"
+
+
+def _join(entry: Mapping[str, str], keys: Iterable[str]) -> str:
+    chosen = set(keys)
+    return " ".join(token for key, token in entry.items() if key in chosen)
+
+
+def _number(case: str, name: str) -> int | None:
+    """Return the field's value if it is one number or the same along every axis."""
+    value = getattr(case_spec(case), name)
+    values = set(value) if isinstance(value, tuple) else {value}
+    return int(values.pop()) if len(values) == 1 else None

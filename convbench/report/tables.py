@@ -1,0 +1,296 @@
+"""The comparison table of a run, its overview, and the same as CSV. Pure functions of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from convbench.bench.record import STATUSES
+from convbench.refusals import human_bytes
+from convbench.report.layout import Layout, data_title, layout_of
+from convbench.report.text import DASH, Column, Grid, Row, human_interval, human_number, human_seconds, missing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "LEGEND",
+    "Overview",
+    "backend_order",
+    "comparison",
+    "csv_text",
+    "fastest",
+    "figures",
+    "overview",
+    "problems",
+    "result_row",
+]
+
+LEGEND = (
+    "time: median of one call and its 95 % interval · speed-up: {baseline}'s time over this one's · "
+    "GFLOP/s: nominal operations (2·MACs) over time · executed: operations really done over time · "
+    "error: largest |ŷ − y| / (|w| ∗ |x|) in units of the dtype's eps, beside the algorithm's own bound · "
+    "workspace: declared, and as measured"
+)
+
+#: One word a status, short enough for a cell of the overview.
+_SHORT = {"unsupported": "refused", "unavailable": "absent", "out-of-memory": "memory"}
+
+Figure = Mapping[str, Any]
+
+
+def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """Return one row a (case, backend): the summary, rates, and speed-ups over ``baseline``.
+
+    Parameters
+    ----------
+    records : DataFrame
+        As :func:`convbench.load_results` returns it.
+    baseline : str or None
+        A backend's name; without results of it the speed-ups are NaN.
+
+    Returns
+    -------
+    DataFrame
+        The columns of :func:`convbench.bench.statistics.summarise` and effective_gflop_per_s,
+        executed_gflop_per_s, baseline, speedup, speedup_low, speedup_high (quotients of the two intervals of the
+        times, so wider than need be); cases in the suite's order, the fastest backend first.
+    """
+    from convbench.bench import statistics
+
+    table = statistics.summarise(records)
+    table["baseline"] = baseline if baseline in set(table["backend"]) else None
+    table["speedup"] = statistics.speedups(table, baseline) if baseline in set(table["backend"]) else float("nan")
+    base = table[table["backend"] == baseline].set_index("case")
+    for end, opposite in (("low", "high"), ("high", "low")):
+        quotient = table["case"].map(base[f"{end}_s"]) / table[f"{opposite}_s"]
+        table[f"speedup_{end}"] = quotient.where(table["backend"] != baseline)
+    for rate, flops in (("effective", "flops_nominal"), ("executed", "flops_executed")):
+        table[f"{rate}_gflop_per_s"] = table[flops].astype(float) / table["time_s"].astype(float) / 1e9
+    order = {case: rank for rank, case in enumerate(dict.fromkeys(table["case"]))}
+    table["rank"] = table["case"].map(order)
+    return table.sort_values(["rank", "time_s"], kind="stable", ignore_index=True).drop(columns="rank")
+
+
+def backend_order(table: pd.DataFrame) -> list[str]:
+    """Own backends first, then the rivals, each by name: the same order in every table and plot."""
+    kinds = dict(zip(table["backend"], table["kind"], strict=True))
+    return sorted(kinds, key=lambda name: (kinds[name] != "own", name))
+
+
+def fastest(rows: Sequence[Figure]) -> set[str]:
+    """Return the fastest backend of one case, and those whose interval overlaps its own."""
+    timed = [row for row in rows if row["status"] == "ok" and not missing(row["time_s"])]
+    if not timed:
+        return set()
+    best = min(timed, key=lambda row: float(row["time_s"]))
+    limit = best["time_s"] if missing(best["high_s"]) else best["high_s"]
+    tied = {row["backend"] for row in timed if not missing(row["low_s"]) and row["low_s"] <= limit}
+    return tied | {best["backend"]}
+
+
+# -- the comparison ---------------------------------------------------------------------------------
+
+
+def comparison(table: pd.DataFrame) -> Grid:
+    """Return the full table: a titled part for each case, a row for each backend, the fastest first."""
+    layout = layout_of(table["case"])
+    grid = Grid(
+        [
+            Column("backend", right=False),
+            Column("time"),
+            Column("95 % interval", drop=2),
+            Column("speed-up"),
+            Column("GFLOP/s"),
+            Column("executed", drop=1),
+            Column("error"),
+            Column("bound"),
+            Column("workspace"),
+            Column("measured", drop=3),
+            Column("status", right=False),
+        ]
+    )
+    for case, rows in _by_case(table):
+        grid.rows.append(Row(title=layout.labels[case]))
+        best = fastest(rows)
+        grid.rows += [_comparison_row(row, row["backend"] in best) for row in rows]
+    return grid
+
+
+def _comparison_row(row: Figure, best: bool) -> Row:
+    if row["status"] != "ok":
+        return _refusal(row["backend"], row["status"], row["reason"])
+    cells = (
+        row["backend"],
+        human_seconds(row["time_s"]),
+        human_interval(row["low_s"], row["high_s"], row["time_s"]),
+        _times(row["speedup"]),
+        human_number(row["effective_gflop_per_s"]),
+        human_number(row["executed_gflop_per_s"]),
+        human_number(row["error_max_eps"]),
+        human_number(row["error_bound_eps"]),
+        _bytes(row["workspace_declared_bytes"]),
+        _bytes(row["workspace_measured_bytes"]),
+        "ok",
+    )
+    return Row(cells, marked=frozenset([1]) if best else frozenset())
+
+
+def _refusal(backend: str, status: str, reason: object) -> Row:
+    sentence = status if missing(reason) or not reason else f"{status}: {reason}"
+    return Row((backend,), sentence=sentence, style="red" if STATUSES.get(status, True) else "dim")
+
+
+def _times(ratio: float | None) -> str:
+    return DASH if ratio is None or missing(ratio) else f"{human_number(ratio)}×"
+
+
+def _bytes(count: float | None) -> str:
+    return DASH if count is None or missing(count) else human_bytes(count)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return the table as CSV: raw numbers, units in the column names."""
+    return str(table.drop(columns="pass_medians_s", errors="ignore").to_csv(index=False))
+
+
+# -- the overview -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The times alone, compactly: one titled grid a panel, and what has no place in them."""
+
+    grids: Mapping[str, Grid]
+    notes: Sequence[str]
+
+    def markdown(self) -> str:
+        """Return everything as Markdown."""
+        parts = [f"### {title}\n\n{grid.markdown()}" if title else grid.markdown() for title, grid in self.grids.items()]
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        return "\n\n".join([*parts, *([notes] if notes else [])])
+
+
+def overview(table: pd.DataFrame) -> Overview:
+    """Return the matrix of times: backends against the varying number, or cases against backends.
+
+    The best of each case is marked, together with those that its interval does not separate from it. A
+    backend without any time is left to the notes.
+    """
+    layout = layout_of(table["case"])
+    cells = {(row["case"], row["backend"]): row for row in _rows(table)}
+    best = {case: fastest(rows) for case, rows in _by_case(table)}
+    timed = {row["backend"] for row in cells.values() if row["status"] == "ok"}
+    backends = [name for name in backend_order(table) if name in timed]
+    if layout.varies:
+        grids = {
+            _panel_title(layout, name): _sweep_grid(layout, panel, backends, cells, best)
+            for name, panel in layout.panels.items()
+        }
+    else:
+        grids = {"": _case_grid(layout, backends, cells, best)}
+    return Overview(grids, [*_words(table, backends), *_absent(table, backends)])
+
+
+def _panel_title(layout: Layout, name: str) -> str:
+    data = data_title(name)
+    return f"{data}: time against {layout.field_title}" if data else f"time against {layout.field_title}"
+
+
+Cells = Mapping[tuple[str, str], Figure]
+Best = Mapping[str, set[str]]
+
+
+def _sweep_grid(layout: Layout, panel: Mapping[int, str], backends: Sequence[str], cells: Cells, best: Best) -> Grid:
+    grid = Grid([Column(f"{layout.symbol} =", right=False), *(Column(str(value)) for value in panel)], gap=1)
+    for backend in backends:
+        texts = [_cell(cells.get((case, backend))) for case in panel.values()]
+        marked = frozenset(i for i, case in enumerate(panel.values(), 1) if backend in best[case])
+        grid.rows.append(Row((backend, *texts), marked=marked))
+    return grid
+
+
+def _case_grid(layout: Layout, backends: Sequence[str], cells: Cells, best: Best) -> Grid:
+    grid = Grid([Column("case", right=False), *(Column(name) for name in backends)])
+    for case, label in layout.labels.items():
+        texts = [_cell(cells.get((case, name))) for name in backends]
+        marked = frozenset(i for i, name in enumerate(backends, 1) if name in best[case])
+        grid.rows.append(Row((label, *texts), marked=marked))
+    return grid
+
+
+def _cell(row: Figure | None) -> str:
+    if row is None:
+        return DASH
+    status = str(row["status"])
+    return human_seconds(row["time_s"]) if status == "ok" else _SHORT.get(status, status)
+
+
+def _words(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
+    """Explain each status that appears in a cell, with the reasons of the refusals."""
+    notes = []
+    for (backend, status), rows in _grouped(table, ["backend", "status"]):
+        if backend in backends and status != "ok":
+            word, reasons = _SHORT.get(status, status), _reasons(rows)
+            notes.append(f"{backend} {word}{_places(rows, table)}{reasons}")
+    return notes
+
+
+def _absent(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
+    return [
+        f"{backend} {'/'.join(dict.fromkeys(row['status'] for row in rows))} in every case{_reasons(rows)}"
+        for (backend,), rows in _grouped(table, ["backend"])
+        if backend not in backends
+    ]
+
+
+def _places(rows: Sequence[Figure], table: pd.DataFrame) -> str:
+    labels = layout_of(table["case"]).labels
+    places = [labels[row["case"]] for row in rows]
+    return f" at {', '.join(places)}" if len(places) <= 3 else f" in {len(places)} cases"
+
+
+def _reasons(rows: Sequence[Figure]) -> str:
+    reasons = list(dict.fromkeys(str(row["reason"]) for row in rows if row["reason"] and not missing(row["reason"])))
+    return (", for example: " if len(reasons) > 1 else ": ") + reasons[0] if reasons else ""
+
+
+# -- while a run goes on ----------------------------------------------------------------------------
+
+
+def result_row(record: Figure, label: str, time_s: float | None) -> Row:
+    """Return one finished pair as a row of the live table: case, backend, time, error, bound, status."""
+    if record["status"] != "ok":
+        refusal = _refusal("", record["status"], record["reason"])
+        return Row((label, record["backend"]), refusal.sentence, style=refusal.style)
+    cells = (label, record["backend"], human_seconds(time_s))
+    return Row((*cells, human_number(record["error_max_eps"]), human_number(record["error_bound_eps"]), "ok"))
+
+
+def problems(table: pd.DataFrame) -> list[str]:
+    """Return a line for each pair that went wrong, with the command that reproduces it."""
+    return [
+        f"{row['backend']} {row['status']} on {row['case']}: {row['reason']}\n"
+        f'  again: convbench run --spec "{row["case"]}" --backends {row["backend"]}'
+        for row in _rows(table)
+        if STATUSES.get(row["status"], True)
+    ]
+
+
+# -- frames as plain rows ---------------------------------------------------------------------------
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _by_case(table: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
+    return [(key[0], rows) for key, rows in _grouped(table, ["case"])]
+
+
+def _grouped(table: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[str, ...], list[dict[str, Any]]]]:
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in _rows(table):
+        groups.setdefault(tuple(str(row[key]) for key in keys), []).append(row)
+    return list(groups.items())
