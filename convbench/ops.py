@@ -128,13 +128,15 @@ def conv(
         signature, ready = None, None
     if ready is None:
         return _conv_first_time(x, w, bias, out, signature, options)
-    return ready(x, ready.prepare(w), bias, out)
+    result: NDArray[Any] = ready(x, ready.prepare(w), bias, out)
+    return result
 
 
 def _conv_first_time(x: Any, w: Any, bias: Any, out: Any, signature: Any, options: tuple[Any, ...]) -> NDArray[Any]:
     operands = [_as_array(name, value) for name, value in (("x", x), ("w", w), ("bias", bias)) if value is not None]
     dtype = _common_dtype(operands)
-    x, w, bias = (*(a.astype(dtype, copy=False) for a in operands), *(None,) * (3 - len(operands)))
+    x, w, *rest = (a.astype(dtype, copy=False) for a in operands)
+    bias = rest[0] if rest else None
     *fields, finite, backend, threads = options
     spec = _spec_of(x, w, bias, dtype, *fields)
     if dtype.kind in "iu":
@@ -143,7 +145,8 @@ def _conv_first_time(x: Any, w: Any, bias: Any, out: Any, signature: Any, option
     cacheable = signature is not None and all(a.dtype == dtype for a in operands) and dtype.kind not in "iu"
     if cacheable:
         _keep(signature, ready)
-    return ready(x, ready.prepare(w), bias, out)
+    result: NDArray[Any] = ready(x, ready.prepare(w), bias, out)
+    return result
 
 
 def _keep(signature: Any, ready: Plan) -> None:
@@ -324,8 +327,8 @@ def _scipy_style(
         # SciPy's centring: y = full[(K−1)//2 :][:H]
         padding = [(k - 1 - (k - 1) // 2, (k - 1) // 2) for k in v.shape]
     y = conv(a[None, None], v[None, None], padding=padding, boundary=boundary, flip=flip, backend=backend, threads=threads)
-    y = y[0, 0]
-    return y[(slice(None, None, -1),) * y.ndim] if reverse else y
+    plane: NDArray[Any] = y[0, 0]
+    return np.flip(plane) if reverse else plane
 
 
 class FrontDoors(NamedTuple):

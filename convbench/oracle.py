@@ -37,8 +37,8 @@ def conv(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | 
     if spec.op != "forward":
         raise UnsupportedSpec(f"op: {spec.op} is not in forward")
     dtype = accumulator(spec)
-    padded = _extend(spec, x.astype(dtype))
-    weights = w.astype(dtype)
+    padded: Any = _extend(spec, x.astype(dtype))
+    weights: Any = w.astype(dtype)
     if spec.flip:
         weights = np.flip(weights, axis=tuple(range(-spec.ndim, 0)))
     padded = padded.reshape(spec.batch, spec.groups, spec.in_channels // spec.groups, *padded.shape[2:])
@@ -58,7 +58,7 @@ def conv(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | 
         y = y.reshape(spec.output_shape)
         if bias is not None:
             y += _spread_bias(spec, bias.astype(dtype))
-    return y
+    return np.asarray(y)
 
 
 def accumulator(spec: ConvSpec) -> np.dtype[Any]:
@@ -67,7 +67,7 @@ def accumulator(spec: ConvSpec) -> np.dtype[Any]:
     return np.dtype(kinds.get(spec.dtype.rstrip("0123456789"), spec.result_dtype))
 
 
-def _extend(spec: ConvSpec, x: NDArray[Any]) -> NDArray[Any]:
+def _extend(spec: ConvSpec, x: Any) -> Any:
     """Return the input as the kernel sees it: index l along an axis holds position l − a of the extension."""
     for axis in range(spec.ndim):
         reach = (spec.output_size[axis] - 1) * spec.stride[axis] + (spec.kernel_size[axis] - 1) * spec.dilation[axis] + 1
@@ -79,12 +79,12 @@ def _extend(spec: ConvSpec, x: NDArray[Any]) -> NDArray[Any]:
     return x
 
 
-def _tap_slices(spec: ConvSpec, k: tuple[int, ...]) -> tuple[slice, ...]:
+def _tap_slices(spec: ConvSpec, k: tuple[int, ...]) -> tuple[Any, ...]:
     axes = zip(k, spec.dilation, spec.output_size, spec.stride, strict=False)
     return tuple(slice(i * d, i * d + (p - 1) * s + 1, s) for i, d, p, s in axes)
 
 
-def _shared(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
+def _shared(spec: ConvSpec, x: Any, w: Any) -> Any:
     """Sum one (O/g × C/g) matrix product a tap."""
     y = np.zeros((*x.shape[:2], w.shape[1], prod(spec.output_size)), x.dtype)
     for k in product(*map(range, spec.kernel_size)):
@@ -93,7 +93,7 @@ def _shared(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
     return y
 
 
-def _toeplitz(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
+def _toeplitz(spec: ConvSpec, x: Any, w: Any) -> Any:
     """Multiply blocks of the last axis by a banded Toeplitz matrix, one for each tap of the other axes."""
     block, kernel, width = _TOEPLITZ_BLOCK, spec.kernel_size[-1], spec.output_size[-1]
     blocks = -(-width // block)
@@ -112,7 +112,7 @@ def _toeplitz(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
     return y.reshape(*y.shape[:-2], blocks * block)[..., :width]
 
 
-def _tiled(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
+def _tiled(spec: ConvSpec, x: Any, w: Any) -> Any:
     """Cycle through the kernels with period t along each axis (eq. 9.10)."""
     assert spec.tile is not None
     cycle = np.ix_(*(np.arange(p) % t for p, t in zip(spec.output_size, spec.tile, strict=True)))
@@ -124,7 +124,7 @@ def _tiled(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
     return y
 
 
-def _spread_bias(spec: ConvSpec, bias: NDArray[Any]) -> NDArray[Any]:
+def _spread_bias(spec: ConvSpec, bias: Any) -> Any:
     """Return the bias in a shape that broadcasts against (N, O, *output_size)."""
     if spec.bias == "channel":
         return bias.reshape(-1, *(1,) * spec.ndim)
@@ -174,9 +174,9 @@ class Truth:
     @cached_property
     def scale(self) -> NDArray[Any]:
         """|w| ∗ |x| + |bias|, the natural unit of a componentwise error."""
-        absolute = (np.abs(a).astype(self._real) for a in (self._x, self._w))
+        x, w = (np.abs(a).astype(self._real) for a in (self._x, self._w))
         bias = None if self._bias is None else np.abs(self._bias).astype(self._real)
-        return conv(self._real_spec, *absolute, bias)
+        return conv(self._real_spec, x, w, bias)
 
     def norms(self, reach: str) -> NDArray[Any]:
         """‖w‖₂ · ‖x‖₂ in a shape that broadcasts against y; see :class:`ErrorBound`."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convbench.geometry import output_size
 from convbench.spec import ConvSpec
 from convbench.specs import Numbers, integers
 from convbench.subject import CheckFunction, Subject, require_equal
@@ -159,21 +158,6 @@ def _single_axis(spec: ConvSpec, axis: int, input_size: tuple[int, ...]) -> Conv
         stride=there(spec.stride, 1),
         padding=there(spec.padding, (0, 0)),
         dilation=there(spec.dilation, 1),
-    )
-
-
-def _crops_no_axis_away(spec: ConvSpec) -> bool:
-    """Does every axis give an output on its own at stride 1 and with the same padding?"""
-    return all(
-        output_size(*axis[:2], 1, *axis[2:]) >= 1
-        for axis in zip(
-            spec.input_size,
-            spec.kernel_size,
-            spec.dilation,
-            (a for a, _ in spec.padding),
-            (b for _, b in spec.padding),
-            strict=True,
-        )
     )
 
 

@@ -1,13 +1,19 @@
-"""``backend="auto"``: for now the first willing backend of a stated order."""
+"""``backend="auto"``: for now the first willing backend of a stated order; and what each has to say to a spec."""
 
 from __future__ import annotations
 
-from convbench.backend import Backend
-from convbench.errors import UnsupportedSpec
-from convbench.registry import get_backend
-from convbench.spec import ConvSpec
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["AUTO_ORDER", "choose"]
+from convbench.backend import Backend
+from convbench.errors import ConvbenchError, MissingDependency, UnsupportedSpec
+from convbench.registry import all_backends, get_backend
+from convbench.spec import ConvSpec
+from convbench.threads import resolve
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["AUTO_ORDER", "choose", "explain"]
 
 #: Own backends that take any weights, the most generally fast first; then SciPy's.
 AUTO_ORDER = ("im2col", "direct-numpy", "fft", "scipy-direct", "scipy-fft")
@@ -36,3 +42,54 @@ def choose(spec: ConvSpec, *, finite: bool = True) -> Backend:
             return backend
         reasons.append(f"{name}: {reason}")
     raise UnsupportedSpec(f"no backend takes {spec} ({'; '.join(reasons)})")
+
+
+def explain(spec: ConvSpec, *, threads: int | None = None) -> DataFrame:
+    """Return what every backend makes of ``spec``.
+
+    The expected time is scaled from a small probe that is run now; the FLOPs are those of weights without
+    structure, so ``separable`` is as good as its plan says.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+    threads : int, optional
+        None: every core.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a backend, the unavailable too: backend, kind, willing (bool), reason ("" if willing), flops,
+        workspace_bytes, expected_s (NaN where not known).
+
+    Raises
+    ------
+    MissingDependency
+        Without pandas.
+    SpecError
+        If ``threads`` is not a count.
+    """
+    try:
+        from pandas import DataFrame
+    except ImportError:
+        raise MissingDependency("explain() needs pandas: pip install pandas") from None
+    count = resolve(threads)
+    columns = ["backend", "kind", "willing", "reason", "flops", "workspace_bytes", "expected_s"]
+    rows = [_explain_row(backend, spec, count) for backend in all_backends().values()]
+    return DataFrame(rows, columns=columns).astype({"flops": "Int64", "workspace_bytes": "Int64"})
+
+
+def _explain_row(backend: Backend, spec: ConvSpec, threads: int) -> dict[str, Any]:
+    from convbench.bench.predict import expected_seconds
+
+    row: dict[str, Any] = {"backend": backend.name, "kind": backend.kind, "willing": False}
+    reason = backend.why_not(spec)
+    if reason is not None:
+        return row | {"reason": reason}
+    try:
+        plan = backend.plan(spec, threads=threads)
+        expected_s = expected_seconds(backend, spec, threads, flops=plan.flops)
+    except (ConvbenchError, MemoryError) as error:  # promised by why_not, and yet not done: say so
+        return row | {"reason": f"planning failed: {error!r}"}
+    figures = {"flops": plan.flops, "workspace_bytes": plan.workspace_bytes, "expected_s": expected_s}
+    return row | {"willing": True, "reason": "", **figures}

@@ -71,6 +71,8 @@ class Subject:
     def on(self, spec: ConvSpec) -> Subject:
         """Return the same backend on another spec; raise Refusal if it does not take that."""
         line = str(spec)
+        if line == str(self.spec):
+            return self
         if line not in self._relatives:
             reason = self.backend.why_not(spec)
             if reason is not None:

@@ -37,7 +37,7 @@ class Halo:
 
     region: tuple[slice, ...]
     inside: tuple[slice, ...]
-    margins: tuple[tuple[slice, ...], ...]
+    margins: tuple[tuple[Any, ...], ...]
     shape: tuple[int, ...]
 
     @property
@@ -162,7 +162,7 @@ class Blocking:
             region.append(slice(low, high))
             inside.append(slice(start, start + high - low))
         margins = [
-            (everything,) * (3 + axis) + (margin,)
+            ((everything,) * (3 + axis) + (margin, ...))
             for axis, part in enumerate(inside)
             for margin in (slice(0, part.start), slice(part.stop, extents[axis]))
             if margin.start < margin.stop

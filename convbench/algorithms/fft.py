@@ -115,8 +115,8 @@ class WholeFFT:
                 targets = tuple(axis.target(r, i) for axis, r, i in pairs)
                 for axis, target in enumerate(targets):
                     before = (slice(None),) * (3 + axis)
-                    part[(*before, slice(0, target.start))] = 0
-                    part[(*before, slice(target.stop, None))] = 0
+                    part[(*before, slice(0, target.start), ...)] = 0
+                    part[(*before, slice(target.stop, None), ...)] = 0
                 source = x[(..., *(axis.source(r, i) for axis, r, i in pairs))]
                 self._copy(part[(..., *targets)], source)
 
@@ -153,7 +153,7 @@ class WholeFFT:
 
         def by_sums(f: slice) -> None:
             if self._in_place:
-                y[..., f] *= weights[..., f][:, 0, ...]
+                y[..., f] *= weights[:, :, 0, f]
                 return
             part = y[..., f]
             scratch = ns.empty(part.shape, self._complex)

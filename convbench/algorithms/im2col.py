@@ -56,7 +56,7 @@ class Im2col:
         def fill(block: Block) -> None:
             with self._scratch.borrow() as (halo, columns, product):
                 samples = self._columns(self._blocking.load(ns, x, block, halo), block, columns)
-                self._multiply(weights[block.groups], samples, y[block.index], product)
+                self._multiply(weights[block.groups, ...], samples, y[block.index], product)
             if offsets is not None:
                 part = y[block.index]
                 part += offsets.of(block)

@@ -150,7 +150,7 @@ class Separable:
         lead = (slice(None),) * (1 + axis)
         last = axis == spec.ndim - 1
         for grid in range(min(grids, outputs)):
-            samples = image[(*lead, slice(grid * stride, None, dilation))]
+            samples = image[(*lead, slice(grid * stride, None, dilation), ...)]
             if last and dilation > 1:
                 samples = ns.xp.asarray(samples, copy=True)  # BLAS wants unit stride along rows
             count = -(-(outputs - grid) // grids)
@@ -158,8 +158,8 @@ class Separable:
                 rows = min(_STRIP, count - first)
                 strip = matrix[:rows, : (rows - 1) * step + spec.kernel_size[axis]]
                 begin = first * step
-                read = samples[(*lead, slice(begin, begin + strip.shape[1]))]
-                write = target[(*lead, slice(grid + first * grids, grid + (first + rows - 1) * grids + 1, grids))]
+                read = samples[(*lead, slice(begin, begin + strip.shape[1]), ...)]
+                write = target[(*lead, slice(grid + first * grids, grid + (first + rows - 1) * grids + 1, grids), ...)]
                 if last:
                     ns.matmul(read, strip.T, write)
                 else:

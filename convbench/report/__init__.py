@@ -1,0 +1,104 @@
+"""Tables and plots of a run: pure functions of its records."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convbench.errors import MissingDependency
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["DEFAULT_BASELINE", "machine", "write_report"]
+
+DEFAULT_BASELINE = "scipy-fft"
+
+
+def write_report(
+    folder: str | Path, *, baseline: str = DEFAULT_BASELINE, note: Callable[[str], None] = warnings.warn
+) -> list[Path]:
+    """Write table.md, table.csv, overview.md and the plots (SVG and PNG) of a run beside its records.
+
+    Parameters
+    ----------
+    folder : path
+        A run's folder.
+    baseline : str
+        The backend over which speed-ups are reckoned; without results of it there are none.
+    note : callable
+        Receives one line for each part that a missing library costs.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    SpecError
+        If the folder holds no records.
+    OSError
+        If a file cannot be written.
+    """
+    from convbench.bench.record import load_results, read
+
+    folder = Path(folder)
+    read(folder)  # a folder without records is an error with or without pandas
+    try:
+        records = load_results(folder)
+    except MissingDependency as missing:
+        note(str(missing))
+        return []
+    from convbench.report.tables import figures
+
+    table = figures(records, baseline)
+    environment = records.attrs.get("environment", {})
+    written = _write_tables(table, environment, folder, baseline)
+    from convbench.report.plots import save_plots
+
+    try:
+        return written + save_plots(table, folder)
+    except MissingDependency as missing:
+        note(str(missing))
+        return written
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """Say in one line what a run ran on.
+
+    >>> machine({"host": {"cpu": {"model": "A CPU", "usable_cores": 2}}, "threads": 2, "libraries": {"numpy": "2.4.0"}})
+    'A CPU, 2 of its cores usable · threads: 2 · numpy 2.4.0'
+    """
+    cpu = environment.get("host", {}).get("cpu", {})
+    libraries = environment.get("libraries", {})
+    versions = [f"{name} {libraries[name]}" for name in ("python", "numpy", "scipy", "pyfftw") if libraries.get(name)]
+    parts = [
+        f"{cpu.get('model') or 'unknown CPU'}, {cpu.get('usable_cores', '?')} of its cores usable",
+        f"threads: {environment.get('threads', '?')}",
+        ", ".join(versions),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _write_tables(table: pd.DataFrame, environment: Mapping[str, Any], folder: Path, baseline: str) -> list[Path]:
+    from convbench.report import tables
+    from convbench.report.layout import layout_of
+
+    common = layout_of(table["case"]).common
+    head = [machine(environment)] if environment else []
+    head += [f"All cases: `{common}`"] if common else []
+    legend = tables.LEGEND.format(baseline=baseline)
+    pages = {
+        "table.md": ["# Results", *head, legend, tables.comparison(table).markdown()],
+        "overview.md": ["# Overview", *head, tables.MARK, tables.overview(table).markdown()],
+        "table.csv": [tables.csv_text(table).rstrip("\n")],
+    }
+    written = []
+    for name, parts in pages.items():
+        path = folder / name
+        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        written.append(path)
+    return written

@@ -98,6 +98,8 @@ def layout_of(cases: Iterable[str]) -> Layout:
     numeric = [key for key in varying if _KEYS.get(key) in _NUMERIC]
     # padding that follows the kernel (p1 at k3, p2 at k5) is not a second variable
     others = [key for key in varying if key not in numeric and not (key == "p" and numeric == ["k"])]
+    if len(tokens) == 1:
+        return Layout(labels, "")  # its label is the whole line
     if len(numeric) != 1:
         return Layout(labels, common)
     panels: dict[str, dict[int, str]] = {}
@@ -107,7 +109,8 @@ def layout_of(cases: Iterable[str]) -> Layout:
         if value is None or value in panel:
             return Layout(labels, common)
         panel[value] = case
-    return Layout(labels, common, _KEYS[numeric[0]], {name: dict(sorted(panel.items())) for name, panel in panels.items()})
+    ordered = {name: dict(sorted(panel.items())) for name, panel in panels.items()}
+    return Layout(labels, common, _KEYS[numeric[0]], ordered)
 
 
 def data_title(panel: str) -> str:

@@ -48,7 +48,8 @@ class _Measure:
 
 
 def _time_tick(value_s: float) -> str:
-    scale, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")) if value_s >= 0.999 * s), (1e-9, "ns"))
+    units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+    scale, unit = next(((scale, unit) for scale, unit in units if value_s >= 0.999 * scale), (1e-9, "ns"))
     return f"{value_s / scale:.3g} {unit}"
 
 

@@ -81,6 +81,7 @@ class Screen:
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+        what, left = TextColumn("{task.description}"), TextColumn("left")
+        columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), left)
         with Progress(*columns, console=self._console, transient=True) as bar:
             yield bar

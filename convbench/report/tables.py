@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEGEND",
+    "MARK",
     "Overview",
     "backend_order",
     "comparison",
@@ -33,6 +34,8 @@ LEGEND = (
     "error: largest |ŷ − y| / (|w| ∗ |x|) in units of the dtype's eps, beside the algorithm's own bound · "
     "workspace: declared, and as measured"
 )
+
+MARK = "marked: the fastest of its case, and what its 95 % interval does not separate from it"
 
 #: One word a status, short enough for a cell of the overview.
 _SHORT = {"unsupported": "refused", "unavailable": "absent", "out-of-memory": "memory"}
@@ -167,7 +170,7 @@ class Overview:
 
     def markdown(self) -> str:
         """Return everything as Markdown."""
-        parts = [f"### {title}\n\n{grid.markdown()}" if title else grid.markdown() for title, grid in self.grids.items()]
+        parts = [f"### {title}\n\n" * bool(title) + grid.markdown() for title, grid in self.grids.items()]
         notes = "\n".join(f"- {note}" for note in self.notes)
         return "\n\n".join([*parts, *([notes] if notes else [])])
 

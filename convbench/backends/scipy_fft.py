@@ -1,0 +1,37 @@
+"""``scipy-fft``: ``scipy.signal.fftconvolve``."""
+
+from __future__ import annotations
+
+from convbench.arrays import Array
+from convbench.backend import FunctionBackend
+from convbench.backends._scipy_signal import (
+    LIMITS,
+    REQUIRES,
+    conv_by_planes,
+    fft_bound,
+    fft_flops,
+    fft_workers,
+    fft_workspace,
+)
+from convbench.ops import front_doors
+
+
+def _correlate(plane: Array, kernel: Array, mode: str) -> Array:
+    from scipy.signal import fftconvolve
+
+    return fftconvolve(plane, kernel[(slice(None, None, -1),) * kernel.ndim], mode)
+
+
+BACKEND = FunctionBackend(
+    name="scipy-fft",
+    summary="signal.fftconvolve (pocketfft)",
+    kind="rival",
+    function=conv_by_planes(_correlate),
+    workspace=fft_workspace,
+    work=fft_flops,
+    pool=fft_workers,
+    bound=fft_bound,
+    requires=REQUIRES,
+    limits=LIMITS,
+)
+conv, convolve, correlate, plan = front_doors("scipy-fft")

@@ -1,0 +1,279 @@
+"""What one (case, backend) pair needs: to be verified once, then to be sampled in each pass.
+
+Nothing here knows of other pairs, of files or of budgets, so a process of its own can do it as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import numpy as np
+
+from convbench.backend import Backend
+from convbench.bench.cases import Case
+from convbench.bench.data import Data
+from convbench.bench.environment import utc_now
+from convbench.bench.predict import Known, expected_seconds
+from convbench.bench.record import Record
+from convbench.bench.timing import garbage_collector_off, measure
+from convbench.errors import BackendUnavailable, UnsupportedSpec
+from convbench.memory import measure_workspace
+from convbench.oracle import Truth
+from convbench.refusals import memory, refuse
+
+__all__ = ["Evidence", "Limits", "Verified", "sample", "verify"]
+
+T = TypeVar("T")
+#: A call expected to take longer is made once to verify: that call also measures memory, and is not timed.
+SLOW_CALL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one pair may cost. ``time_s`` holds for a single call."""
+
+    time_s: float
+    memory_bytes: int
+
+
+class Evidence:
+    """A case's data and the truth about it, each worked out when first asked for."""
+
+    def __init__(self, case: Case, data: Data | None = None) -> None:
+        self.case = case
+        if data is not None:
+            self.data = data
+
+    @cached_property
+    def data(self) -> Data:
+        """The operands. Backends get copies."""
+        return self.case.data()
+
+    @cached_property
+    def truth(self) -> Truth:
+        """The right answer."""
+        return Truth(self.case.spec, *self.data)
+
+
+@dataclass
+class Verified:
+    """What verification found.
+
+    Attributes
+    ----------
+    record : Record
+        Status "ok" without samples, or final.
+    call_s : float
+        Rough seconds of a call, for sharing out time; NaN if none was made.
+    known : Known or None
+        The same, for predicting larger cases.
+    checksums : set of str
+        Of outputs that were judged right.
+    """
+
+    record: Record
+    call_s: float = float("nan")
+    known: Known | None = None
+    checksums: set[str] = field(default_factory=set)
+
+
+class _Settled(Exception):
+    """The pair's fate is known: (status, reason)."""
+
+
+def verify(
+    evidence: Evidence, backend: Backend, run_id: str, *, threads: int, limits: Limits, known: Sequence[Known] = ()
+) -> Verified:
+    """Find out whether a pair may be timed.
+
+    In this order: is it refused; would it need too much memory or time (nothing has been called yet); then plan,
+    prepare, first call, each by the clock; is the result right; how much workspace did a further, traced call take.
+    A slow pair (:data:`SLOW_CALL_S`) gets the traced call only.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Shared by all backends of a case.
+    backend : Backend
+    run_id : str
+    threads : int
+    limits : Limits
+    known : sequence of Known
+        Timed calls of this backend; see :func:`convbench.bench.predict.expected_seconds`.
+
+    Returns
+    -------
+    Verified
+
+    Raises
+    ------
+    SpecError, MissingDependency
+        If the case's data cannot be made. What the backend raises becomes a status.
+    """
+    case = evidence.case
+    verified = Verified(_blank(case, backend, run_id, threads))
+    with _outcome(verified.record):
+        _refuse(case, backend, limits)
+    if verified.record.status != "ok":
+        return verified
+    truth, data = evidence.truth, evidence.data.copy()
+    with _outcome(verified.record):
+        _verify(verified, backend, data, truth, threads, limits, known)
+    return verified
+
+
+def _blank(case: Case, backend: Backend, run_id: str, threads: int) -> Record:
+    return Record(
+        run_id=run_id,
+        case=str(case),
+        spec=str(case.spec),
+        backend=backend.name,
+        implementation=backend.implementation,
+        kind=backend.kind,
+        device=backend.device,
+        threads=threads,
+        flops_nominal=case.spec.flops,
+        bytes_min=case.spec.bytes_min,
+        weight=case.weight,
+        seed=case.seed,
+        time=_now(),
+    )
+
+
+def _now() -> str:
+    return utc_now().isoformat(timespec="milliseconds")
+
+
+@contextmanager
+def _outcome(record: Record) -> Iterator[None]:
+    """Turn whatever a backend raises into a status and one line; Ctrl-C passes through."""
+    try:
+        yield
+    except _Settled as settled:
+        record.status, record.reason = settled.args
+    except BackendUnavailable as error:
+        record.status, record.reason = "unavailable", _one_line(error)
+    except UnsupportedSpec as error:  # UnsupportedWeights is one
+        record.status, record.reason = "unsupported", _one_line(error).removeprefix(f"{record.backend}: ")
+    except MemoryError as error:
+        record.status, record.reason = "out-of-memory", _one_line(error) or "allocation failed"
+    except Exception as error:  # a backend may raise anything; it must cost one row, not the run
+        record.status, record.reason = "failed", f"{type(error).__name__}: {_one_line(error)}"
+    if record.status != "ok":
+        record.samples_s, record.batch, record.stop_reason = [], None, None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _refuse(case: Case, backend: Backend, limits: Limits) -> None:
+    """Raise if the backend says no, or if the operands alone are too large."""
+    missing = backend.unavailable()
+    if missing is not None:
+        raise _Settled("unavailable", missing)
+    reason = backend.why_not(case.spec)
+    if reason is not None:
+        raise _Settled("unsupported", reason)
+    _check_memory(case.spec.bytes_min, limits)
+
+
+def _check_memory(needed_bytes: int, limits: Limits) -> None:
+    too_much = memory(needed_bytes, limits.memory_bytes)
+    if too_much is not None:
+        raise _Settled("skipped", too_much)
+
+
+def _verify(
+    verified: Verified, backend: Backend, data: Data, truth: Truth, threads: int, limits: Limits, known: Sequence[Known]
+) -> None:
+    record, spec = verified.record, truth.spec
+    plan, record.plan_s = _timed(partial(backend.plan, spec, threads=threads))
+    record.workspace_declared_bytes = plan.workspace_bytes
+    _check_memory(plan.workspace_bytes + spec.bytes_min, limits)
+    weights, record.prepare_s = _timed(partial(plan.prepare, data.w))
+    record.flops_executed = getattr(weights, "flops", None) or plan.flops
+    expected_s = expected_seconds(backend, spec, threads, flops=record.flops_executed, known=known)
+    if expected_s > limits.time_s:
+        raise _Settled("skipped", refuse("work", f"one call should take {expected_s:.1f} s, the limit is {limits.time_s:g} s"))
+    traced = partial(measure_workspace, backend, spec, *data, threads=threads)
+    if expected_s >= SLOW_CALL_S:
+        del plan, weights  # the traced call makes its own
+        (record.workspace_measured_bytes, y), verified.call_s = _timed(traced)
+        verified.call_s -= record.plan_s + record.prepare_s
+    else:
+        y, verified.call_s = _timed(partial(plan, data.x, weights, data.bias))
+        record.first_call_s = verified.call_s
+    verified.call_s = max(verified.call_s, 1e-9)
+    _judge(verified, backend, y, truth)
+    verified.known = Known(spec, record.flops_executed, verified.call_s)
+    if verified.call_s > limits.time_s:
+        raise _Settled("skipped", refuse("work", f"one call took {verified.call_s:.1f} s, the limit is {limits.time_s:g} s"))
+    if record.workspace_measured_bytes is None:
+        record.workspace_measured_bytes, _ = traced()
+
+
+def _timed(action: Callable[[], T]) -> tuple[T, float]:
+    began = time.perf_counter()
+    result = action()
+    return result, time.perf_counter() - began
+
+
+def _judge(verified: Verified, backend: Backend, y: Any, truth: Truth) -> None:
+    """Record the error, of several outputs the largest; raise if it is beyond the backend's own bound."""
+    record = verified.record
+    verdict = truth.judge(y, backend.error_bound(truth.spec))
+    record.error_max_eps = max(verdict.error_max_eps, record.error_max_eps or 0.0)
+    record.error_norm = max(verdict.error_norm, record.error_norm or 0.0)
+    record.error_bound_eps = verdict.bound_max_eps
+    record.checksum = _checksum(y)
+    if not verdict.ok:
+        raise _Settled("wrong", verdict.message)
+    verified.checksums.add(record.checksum)
+
+
+def _checksum(y: Any) -> str:
+    return blake2b(np.ascontiguousarray(y), digest_size=8).hexdigest()
+
+
+def sample(
+    verified: Verified, evidence: Evidence, backend: Backend, *, number: int, budget_s: float, enough: int, most: int
+) -> Record:
+    """Plan anew, take samples on fresh copies of the operands, and judge the last timed output.
+
+    Parameters
+    ----------
+    verified : Verified
+        Of the same pair, with status "ok"; stages keep the times measured then.
+    evidence : Evidence
+        Its truth is worked out only if the output differs from all those found right before.
+    backend : Backend
+    number : int
+        Of the pass.
+    budget_s, enough, most
+        As :func:`convbench.bench.timing.measure` takes them.
+
+    Returns
+    -------
+    Record
+        With samples, or with a status other than "ok" and none.
+    """
+    record = replace(verified.record, pass_=number, time=_now())
+    with _outcome(record):
+        data = evidence.data.copy()
+        plan = backend.plan(evidence.case.spec, threads=record.threads)
+        weights = plan.prepare(data.w)
+        with garbage_collector_off():
+            taken = measure(partial(plan, data.x, weights, data.bias), budget_s, enough=enough, most=most)
+        record.samples_s, record.batch, record.stop_reason = taken.samples_s, taken.batch, taken.stop_reason
+        record.checksum = _checksum(taken.result)
+        if record.checksum not in verified.checksums:
+            del plan, weights
+            _judge(replace(verified, record=record), backend, taken.result, evidence.truth)
+    return record

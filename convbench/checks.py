@@ -1,0 +1,225 @@
+"""The battery: what every backend must pass before its times are worth anything. Imports no pytest.
+
+:func:`battery` makes the checks, one for each pair of a named rule and a spec; :func:`check_backend` runs them
+all, and the test suite parametrises over the same ones. The rules stand in :data:`RULES`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from traceback import extract_tb
+
+import numpy as np
+
+from convbench.backend import Backend
+from convbench.contract import CONTRACT
+from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec, UnsupportedWeights
+from convbench.numerics import NUMERICS
+from convbench.properties import PROPERTIES
+from convbench.refusals import TOPICS
+from convbench.registry import get_backend, protocol_problem
+from convbench.spec import ConvSpec
+from convbench.specs import EDGE_LINES, LARGE_LINES, random_spec
+from convbench.subject import CheckFunction, Failure, Refusal, Subject
+
+__all__ = ["RULES", "Check", "CheckResult", "battery", "check_backend"]
+
+#: Every rule that a willing backend is held to, and the specs it applies to.
+RULES = (*CONTRACT, *NUMERICS, *PROPERTIES)
+
+_DRAWS_PER_SPEC = 20  # random specs drawn at most for each one that is wanted
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What came of one check.
+
+    Attributes
+    ----------
+    check : str
+        The rule's name, such as ``small-integers-are-exact``.
+    spec : ConvSpec or None
+        None where the check is about the backend as a whole.
+    status : {"passed", "failed", "refused"}
+        Refused: the backend says no, in due form, to the spec, to a spec derived from it or to the weights.
+    message : str
+        If failed: backend, spec line, rule, what was expected and the size of the error. If refused: the reason.
+        If passed: a remark or nothing.
+    """
+
+    check: str
+    spec: ConvSpec | None
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule on one spec of one backend, ready to run."""
+
+    name: str
+    backend: str
+    spec: ConvSpec | None
+    _function: Callable[[], str | None]
+
+    @property
+    def id(self) -> str:
+        """Backend, rule and spec line: the same in every run with the same seed."""
+        return " ".join(filter(None, (self.backend, self.name, str(self.spec or ""))))
+
+    def run(self) -> CheckResult:
+        """Return the result; whatever the backend raises becomes part of it."""
+        status, message = "passed", ""
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                message = self._function() or ""
+        except Refusal as refusal:
+            status, message = "refused", str(refusal)
+        except UnsupportedWeights as error:
+            status, message = self._judge_refusal_of_weights(error)
+        except Failure as failure:
+            status, message = "failed", str(failure)
+        except Exception as error:  # a strange backend may raise anything; the battery goes on
+            where = extract_tb(error.__traceback__)[-1]
+            place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
+            status, message = "failed", f"raised {type(error).__name__}: {error} ({place})"
+        if status == "failed":
+            message = ": ".join(filter(None, (self.backend, str(self.spec or ""), self.name, message)))
+        return CheckResult(self.name, self.spec, status, message)
+
+    def _judge_refusal_of_weights(self, error: UnsupportedWeights) -> tuple[str, str]:
+        reason = str(error).removeprefix(f"{self.backend}: ")
+        if reason.startswith("weights: "):
+            return "refused", reason
+        return "failed", f'UnsupportedWeights must give a reason "weights: …", got {reason!r}'
+
+
+def check_backend(backend: Backend | str, *, specs: int = 60, seed: int = 0) -> list[CheckResult]:
+    """Run the whole battery on a backend.
+
+    Parameters
+    ----------
+    backend : Backend or str
+        Any object that follows the protocol, registered or not, or a registered name.
+    specs : int
+        Random specs that the backend takes, beyond the fixed ones at the edges and the larger ones.
+    seed : int
+        Of the random specs and of all data.
+
+    Returns
+    -------
+    list of CheckResult
+        One for each pair of a rule and a spec, failures included; it never raises for them.
+
+    Raises
+    ------
+    SpecError
+        If ``backend`` is no backend, or ``specs`` or ``seed`` is no integer in range.
+    UnknownBackend
+        If no backend of that name is registered.
+
+    Examples
+    --------
+    >>> results = check_backend("im2col", specs=1)
+    >>> [result.message for result in results if result.status == "failed"]
+    []
+    """
+    return [check.run() for check in battery(backend, specs=specs, seed=seed)]
+
+
+def battery(backend: Backend | str, *, specs: int = 60, seed: int = 0) -> Iterator[Check]:
+    """Return the checks that :func:`check_backend` runs, in its order; parameters and errors as there.
+
+    Only ``why_not`` is called before the checks are run.
+    """
+    chosen = get_backend(backend) if isinstance(backend, str) else backend
+    problem = protocol_problem(chosen)
+    if problem:
+        raise SpecError("backend", chosen, f"must follow convbench.Backend: {problem}")
+    for name, value, least in (("specs", specs, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise SpecError(name, value, f"must be an integer ≥ {least}")
+    return _battery(chosen, specs, seed)
+
+
+def _battery(backend: Backend, specs: int, seed: int) -> Iterator[Check]:
+    if not _says_none(backend.unavailable):
+        yield Check("availability-agrees-with-plan", backend.name, None, lambda: _unavailable_agrees(backend))
+        return
+    taken = tried = 0
+    for spec in _specs_to_try(backend, specs, seed):
+        tried += 1
+        if not _says_none(lambda spec=spec: backend.why_not(spec)):  # type: ignore[misc]
+            yield Check("refusal-agrees-with-plan", backend.name, spec, lambda spec=spec: _refusal_agrees(backend, spec))  # type: ignore[misc]
+            continue
+        taken += 1
+        subject = Subject(backend, spec, seed)
+        for rule, applies in RULES:
+            if applies(spec):
+                yield Check(rule_name(rule), backend.name, spec, lambda rule=rule, subject=subject: rule(subject))  # type: ignore[misc]
+    if not taken:
+        yield Check("takes-some-spec", backend.name, None, lambda: _takes_nothing(tried))
+
+
+def rule_name(rule: CheckFunction) -> str:
+    """Return the name of a rule: its function's, with hyphens."""
+    return rule.__name__.replace("_", "-")
+
+
+def _specs_to_try(backend: Backend, wanted: int, seed: int) -> Iterator[ConvSpec]:
+    """Return the fixed specs, then random ones of both kinds until enough of them are willing."""
+    yield from map(ConvSpec.parse, EDGE_LINES + LARGE_LINES)
+    rng, seen, willing = np.random.default_rng(seed), set(EDGE_LINES), 0
+    for draw in range(_DRAWS_PER_SPEC * wanted):
+        spec = random_spec(rng, common=draw % 2 == 0)
+        if str(spec) in seen:
+            continue
+        seen.add(str(spec))
+        yield spec
+        willing += _says_none(lambda spec=spec: backend.why_not(spec))  # type: ignore[misc]
+        if willing == wanted:
+            return
+
+
+def _says_none(question: Callable[[], str | None]) -> bool:
+    """Is the answer None? An exception is no: the check that follows asks again and reports it."""
+    try:
+        return question() is None
+    except Exception:
+        return False
+
+
+def _unavailable_agrees(backend: Backend) -> None:
+    reason, spec = backend.unavailable(), ConvSpec(input_size=8, kernel_size=3)
+    if reason is None:
+        raise Failure("unavailable() said no, then None")
+    if backend.why_not(spec) is None:
+        raise Failure(f"unavailable() says {reason!r}, yet why_not({spec}) is None")
+    try:
+        backend.plan(spec)
+    except BackendUnavailable:
+        raise Refusal(reason) from None
+    raise Failure(f"unavailable() says {reason!r}, yet plan does not raise BackendUnavailable")
+
+
+def _refusal_agrees(backend: Backend, spec: ConvSpec) -> None:
+    reason = backend.why_not(spec)
+    if not isinstance(reason, str):
+        raise Failure(f"why_not must return None or a str, got {reason!r}")
+    topic, colon, sentence = reason.partition(": ")
+    if topic not in TOPICS or not colon or not sentence:
+        raise Failure(f"the reason must be one of {', '.join(TOPICS)}, a colon and a sentence, got {reason!r}")
+    try:
+        backend.plan(spec)
+    except (UnsupportedSpec, BackendUnavailable) as error:
+        if reason in str(error):
+            raise Refusal(reason) from None
+        raise Failure(f"why_not gives {reason!r}, plan another reason: {error}") from None
+    raise Failure(f"why_not gives {reason!r}, yet plan does not raise UnsupportedSpec")
+
+
+def _takes_nothing(tried: int) -> None:
+    raise Refusal(f"none of the {tried} specs tried is taken: nothing is proved")

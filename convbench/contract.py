@@ -1,0 +1,276 @@
+"""Does a plan keep its word? Buffers, strides, threads, memory, refusals: everything but the numbers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convbench.errors import SpecError
+from convbench.memory import SLACK_BYTES, measure_workspace
+from convbench.refusals import human_bytes
+from convbench.spec import DTYPES, ConvSpec
+from convbench.subject import CheckFunction, Failure, Refusal, Subject, require_equal
+
+__all__ = ["CONTRACT"]
+
+Array = NDArray[Any]
+
+_CALLS = 7  # at least six, and old weights again after new ones
+
+
+def why_not_agrees_with_plan(subject: Subject) -> None:
+    """``why_not`` says None, so there is a plan, and it says what it is."""
+    spec, plan = subject.spec, subject.plan()
+    facts = {"spec": (plan.spec, spec), "backend": (plan.backend, subject.backend.name), "threads": (plan.threads, 1)}
+    for name, (given, expected) in facts.items():
+        if given != expected:
+            raise Failure(f"plan.{name} must be {expected}, got {given}")
+    for name in ("workspace_bytes", "flops"):
+        value = getattr(plan, name)
+        if not isinstance(value, int) or value < 0:
+            raise Failure(f"plan.{name} must be an integer ≥ 0, got {value!r}")
+    if plan.accumulate_dtype not in DTYPES:
+        raise Failure(f"plan.accumulate_dtype must be one of {', '.join(DTYPES)}, got {plan.accumulate_dtype!r}")
+
+
+def many_calls_of_one_plan_are_all_right(subject: Subject) -> None:
+    """Weights prepared beforehand, new data in each call, and earlier results stay as they were."""
+    for index in range(_CALLS):
+        subject.case(index)
+    kept = []
+    for index in range(_CALLS):
+        y = subject.run_case(index)
+        subject.judge(subject.case(index).truth, y, f"call {index + 1}")
+        kept.append((y, y.copy()))
+    for index, (y, before) in enumerate(kept):
+        require_equal(y, before, f"the result of call {index + 1}, after {_CALLS} calls")
+
+
+def out_is_honoured(subject: Subject) -> None:
+    """The result lies in ``out``, whatever its strides, all of it and nothing beside it."""
+    case, spec = subject.case(), subject.spec
+    for name, arrange in _ARRANGEMENTS.items():
+        if not subject.strided and name != "contiguous":
+            continue
+        base, view = arrange(_garbage(spec.output_shape, spec.result_dtype))
+        before, out = base.copy(order="K"), subject.send(view)
+        given = subject.plan()(subject.send(case.operands.x), case.weights, subject.send(case.operands.bias), out)
+        if given is not out:
+            raise Failure(f"{name} out: the plan returns another object than out")
+        subject.judge(case.truth, subject.fetch(out), f"{name} out")
+        if subject.strided:
+            view[...] = _garbage(spec.output_shape, spec.result_dtype)  # so that only what lies beside it can differ
+            require_equal(base, before, f"the memory beside a {name} out")
+
+
+def inputs_are_untouched(subject: Subject) -> None:
+    """x, w and bias hold the same bytes after ``prepare`` and a run."""
+    arrays = [None if a is None else a.copy(order="K") for a in subject.case().operands]
+    before = [None if a is None else a.copy(order="K") for a in arrays]
+    x, w, bias = arrays
+    assert x is not None and w is not None
+    prepared = subject.plan().prepare(subject.send(w))
+    for _ in range(2):
+        subject.call(x, prepared, bias)
+        for name, now, then in zip(("x", "w", "bias"), arrays, before, strict=True):
+            if now is not None and then is not None:
+                require_equal(now, then, f"{name} after the run")
+
+
+def any_strides_will_do(subject: Subject) -> None:
+    """Gaps, negative strides, Fortran order, read-only and badly aligned operands, channels last."""
+    if not subject.strided:
+        raise Refusal("its arrays have no strides")
+    case = subject.case()
+    for name, arrange in _ARRANGEMENTS.items():
+        x, w, bias = (None if a is None else arrange(a)[1] for a in case.operands)
+        for array in (x, w, bias):
+            if array is not None:
+                array.flags.writeable = False
+        assert x is not None and w is not None
+        y = subject.call(x, subject.plan().prepare(w), bias)
+        subject.judge(case.truth, y, f"{name}, read-only operands")
+
+
+def runs_repeat_bit_for_bit(subject: Subject) -> None:
+    """The same plan, weights and data give the same bytes."""
+    first = subject.run_case()
+    for _ in range(2):
+        require_equal(subject.run_case(), first, "the same call again")
+
+
+def two_threads_may_call_one_plan(subject: Subject) -> None:
+    """Two threads, different data, switched as often as the interpreter can."""
+    for index in (0, 2):  # other data and other weights
+        subject.case(index)
+    start = Barrier(2)
+
+    def work(index: int) -> list[Array]:
+        start.wait()
+        return [subject.run_case(index) for _ in range(4)]
+
+    with _restless_threads(), ThreadPoolExecutor(2) as pool:
+        jobs = {index: pool.submit(work, index) for index in (0, 2)}
+    for index, job in jobs.items():
+        for y in job.result():
+            subject.judge(subject.case(index).truth, y, "two threads at once")
+
+
+@contextmanager
+def _restless_threads() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def one_thread_or_several_are_all_right(subject: Subject) -> None:
+    """``threads`` changes the time, not the result, and no more are used than given."""
+    case = subject.case()
+    for threads in (2, 3):
+        used = subject.plan(threads).threads
+        if not 1 <= used <= threads:
+            raise Failure(f"plan.threads must be from 1 to the {threads} given, got {used}")
+        subject.judge(case.truth, subject.run(case.operands, threads), f"threads={threads}")
+
+
+def workspace_is_declared_honestly(subject: Subject) -> str:
+    """What a plan and a run allocate beyond operands, prepared weights and result is declared."""
+    case = subject.case()
+    operands = (None if a is None else subject.send(a.copy(order="K")) for a in case.operands)
+    measured, y = measure_workspace(subject.backend, subject.spec, *operands, threads=1)  # type: ignore[arg-type]
+    declared = subject.plan().workspace_bytes
+    if measured > declared + SLACK_BYTES:
+        raise Failure(
+            f"declares {human_bytes(declared)} of workspace and needs {human_bytes(measured)}, "
+            f"{human_bytes(measured - declared)} more ({human_bytes(SLACK_BYTES)} are let pass)"
+        )
+    subject.judge(case.truth, subject.fetch(y), "under tracemalloc")
+    return f"{human_bytes(measured)} measured, {human_bytes(declared)} declared"
+
+
+def malformed_operands_raise(subject: Subject) -> None:
+    """Wrong shape, wrong dtype, missing or unasked bias, unprepared weights: SpecError, and the plan lives on."""
+    for name, attempt in _malformed(subject):
+        try:
+            attempt()
+        except SpecError:
+            continue
+        except Exception as error:
+            raise Failure(f"{name} must raise SpecError, got {type(error).__name__}: {error}") from error
+        raise Failure(f"{name} must raise SpecError, and is accepted")
+    subject.judge(subject.case().truth, subject.run_case(), "after the malformed calls")
+
+
+def _malformed(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Return what must be refused, by name."""
+    spec, case, plan = subject.spec, subject.case(), subject.plan()
+    other = "float64" if spec.dtype == "float32" else "float32"
+    x, w, bias = map(subject.send, case.operands)
+
+    def ones(shape: tuple[int, ...], dtype: str) -> Any:
+        return subject.send(np.ones(shape, dtype))
+
+    def longer(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-1], shape[-1] + 1)
+
+    yield "x of another shape", lambda: plan(ones(longer(spec.input_shape), spec.dtype), case.weights, bias)
+    yield f"x of {other}", lambda: plan(ones(spec.input_shape, other), case.weights, bias)
+    yield "w of another shape", lambda: plan.prepare(ones(longer(spec.weight_shape), spec.dtype))
+    yield f"w of {other}", lambda: plan.prepare(ones(spec.weight_shape, other))
+    if spec.bias_shape is None:
+        yield "a bias that the spec has not", lambda: plan(x, case.weights, ones((spec.out_channels,), spec.dtype))
+    else:
+        shape = longer(spec.bias_shape)
+        yield "a missing bias", lambda: plan(x, case.weights)
+        yield "a bias of another shape", lambda: plan(x, case.weights, ones(shape, spec.dtype))
+    yield "out of another shape", lambda: plan(x, case.weights, bias, ones(longer(spec.output_shape), spec.result_dtype))
+    yield f"out of {other}", lambda: plan(x, case.weights, bias, ones(spec.output_shape, other))
+    if subject.strided:
+        read_only = np.ones(spec.output_shape, spec.result_dtype)
+        read_only.flags.writeable = False
+        yield "a read-only out", lambda: plan(x, case.weights, bias, read_only)
+    if type(case.weights) is not type(w):
+        yield "weights that are not prepared", lambda: plan(x, w, bias)
+    yield "threads=0", lambda: subject.backend.plan(spec, threads=0)
+
+
+# -- arrangements in memory: (the whole buffer, a view of it that holds the values of an array) ----------------
+
+
+def _gapped(array: Array) -> tuple[Array, Array]:
+    base = _garbage(tuple(2 * size + 1 for size in array.shape), array.dtype.name)
+    view = base[(slice(1, None, 2),) * array.ndim]
+    view[...] = array
+    return base, view
+
+
+def _reversed(array: Array) -> tuple[Array, Array]:
+    base = np.ascontiguousarray(np.flip(array))
+    return base, np.flip(base)
+
+
+def _fortran(array: Array) -> tuple[Array, Array]:
+    base = np.array(array, order="F")
+    return base, base[...]
+
+
+def _contiguous(array: Array) -> tuple[Array, Array]:
+    base = np.array(array, order="C")
+    return base, base[...]
+
+
+def _off_alignment(array: Array) -> tuple[Array, Array]:
+    """One element beyond where the allocator puts it: no vector's alignment."""
+    base = np.empty(array.size + 1, array.dtype)
+    view = base[1:].reshape(array.shape)
+    view[...] = array
+    return base, view
+
+
+def _channels_last(array: Array) -> tuple[Array, Array]:
+    base = np.ascontiguousarray(np.moveaxis(array, min(1, array.ndim - 1), -1))
+    return base, np.moveaxis(base, -1, min(1, array.ndim - 1))
+
+
+_ARRANGEMENTS: dict[str, Callable[[Array], tuple[Array, Array]]] = {
+    "contiguous": _contiguous,
+    "gapped": _gapped,
+    "reversed": _reversed,
+    "Fortran-ordered": _fortran,
+    "channels-last": _channels_last,
+    "off-alignment": _off_alignment,
+}
+
+
+def _garbage(shape: tuple[int, ...], dtype: str) -> Array:
+    """NaN, or the largest integer: shows in any sum that reads it."""
+    return np.full(shape, np.iinfo(dtype).max if "int" in dtype else np.nan, dtype)
+
+
+def _always(spec: ConvSpec) -> bool:
+    return True
+
+
+#: Each rule, and the specs it applies to.
+CONTRACT: tuple[tuple[CheckFunction, Callable[[ConvSpec], bool]], ...] = (
+    (why_not_agrees_with_plan, _always),
+    (many_calls_of_one_plan_are_all_right, _always),
+    (out_is_honoured, _always),
+    (inputs_are_untouched, _always),
+    (any_strides_will_do, _always),
+    (runs_repeat_bit_for_bit, _always),
+    (two_threads_may_call_one_plan, _always),
+    (one_thread_or_several_are_all_right, _always),
+    (workspace_is_declared_honestly, _always),
+    (malformed_operands_raise, _always),
+)
