@@ -194,7 +194,7 @@ class _CheckedPlan(ABC):
         if array.shape != shape:
             raise SpecError(name, array.shape, f"must have shape {shape} for {self.spec}")
         if array.dtype != dtype:
-            raise SpecError(name, str(array.dtype), f"must have dtype {dtype} for {self.spec}")
+            raise SpecError(name, str(array.dtype), f"must have dtype {getattr(dtype, '__name__', dtype)} for {self.spec}")
 
     def _check_out(self, out: Array, x: Array, bias: Array | None) -> None:
         flags = getattr(out, "flags", None)
@@ -306,7 +306,7 @@ class _DeclaredBackend(ABC):
         """Return what is missing and how to install it, or None."""
         for module, distribution in self.requires.items():
             problem = _import_problem(module)
-            if problem:
+            if problem is not None:
                 return refuse("not installed", f"needs {distribution}: pip install {distribution}{problem}")
         return None
 

@@ -105,4 +105,5 @@ def separable(spec: ConvSpec, rank: int, truncation: float) -> ErrorBound:
         normwise=sqrt(rank) ** (spec.ndim - 1) * passes * (rank > 1) + truncation,
         reach="window",
         exact_on_integers=False,
+        spreads_nonfinite=True,
     )

@@ -42,7 +42,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         from convbench.commands import cli
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
-        if library not in ("click", "rich"):
+        if library in ("", "convbench"):
             raise
         return _complain(f"the command line needs {library}: pip install {library}")
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,22 +14,25 @@ import click
 from click.shell_completion import CompletionItem
 
 import convbench
-from convbench.bench import Case, Suite, list_suites, load_suite
+from convbench.bench.cases import Case, Suite, list_suites, load_suite
 from convbench.bench.record import STATUSES
-from convbench.errors import MissingDependency, SpecError, UnknownBackend, UnsupportedSpec
+from convbench.errors import ConvbenchError, MissingDependency, SpecError, UnknownBackend
 from convbench.refusals import human_bytes
 from convbench.registry import all_backends, get_backend
-from convbench.report import DEFAULT_BASELINE, machine, write_report
+from convbench.report import DEFAULT_BASELINE, write_report
 from convbench.report.screen import Screen
 from convbench.report.text import Column, Grid, Row, human_number, human_seconds
 from convbench.spec import ConvSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
     from convbench.backend import Backend
     from convbench.bench.run import Options
 
 __all__ = ["cli"]
+
+_PROBLEMS_SHOWN = 10
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -39,7 +44,15 @@ Exit codes:
   141  the reader of the output went away"""
 
 
-class _Names(click.ParamType[str]):
+if TYPE_CHECKING:
+    _Text = click.ParamType[str]
+    _Float = click.ParamType[float]
+    _Int = click.ParamType[int]
+else:  # not generic before click 8.4
+    _Text = _Float = _Int = click.ParamType
+
+
+class _Names(_Text):
     """Any text; the shell completes it from a list."""
 
     def __init__(self, name: str, known: Callable[[], Sequence[str]]) -> None:
@@ -56,7 +69,7 @@ _BACKEND = _Names("backend", lambda: list(all_backends()))
 _FOLDER = click.Path(path_type=Path)
 
 
-class _Seconds(click.ParamType[float]):
+class _Seconds(_Float):
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -70,12 +83,25 @@ class _Seconds(click.ParamType[float]):
         return seconds
 
 
-class _Size(click.ParamType[int]):
-    name = "size"
-    _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+class _Count(_Int):
+    name = "count"
+
+    def __init__(self, least: int = 1) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return bytes."""
+        """Return a whole number in range."""
+        text = str(value).strip()
+        if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) or int(text) < self._least:
+            self.fail(f"{value!r} is not a whole number ≥ {self._least}.", param, ctx)
+        return int(text)
+
+
+class _Size(_Int):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes; KB is 1000 of them, K and KiB are 1024."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B?)\s*", value.upper(), re.ASCII)
@@ -89,10 +115,13 @@ class _Size(click.ParamType[int]):
         return size
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.version_option(convbench.__version__, prog_name="convbench")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Compare convolution algorithms: each is proved right before it is timed."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 # -- run --------------------------------------------------------------------------------------------
@@ -103,11 +132,12 @@ def cli() -> None:
 @click.option("-k", "pattern", metavar="FILTER", help="Only cases that have each of these tokens: -k 'k3 w=*'.")
 @click.option("--spec", "lines", multiple=True, metavar="LINE", help="A case instead of suites; repeatable.")
 @click.option("--backends", type=_BACKEND, metavar="GLOB,...", help="Only these backends; default: all.")
-@click.option("--baseline", type=_BACKEND, metavar="NAME", help=f"Speed-ups are over this; default: {DEFAULT_BASELINE}.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: every core.")
-@click.option("--passes", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
+@click.option("--baseline", type=_BACKEND, metavar="NAME", help=f"Of speed-ups; default: {DEFAULT_BASELINE}.")
+@click.option("--threads", type=_Count(), metavar="N", help="Default: every core.")
+@click.option("--passes", type=_Count(), default=3, show_default=True, metavar="N",
               help="Times that all pairs are gone through.")  # fmt: skip
-@click.option("--budget", type=_Seconds(), default=120, show_default=True, metavar="S", help="Seconds for the whole run.")
+@click.option("--budget", type=_Seconds(), default=120, show_default=True, metavar="S",
+              help="Seconds for the whole run.")  # fmt: skip
 @click.option("--time-limit", type=_Seconds(), default=5, show_default=True, metavar="S",
               help="Skip a pair if one call takes longer.")  # fmt: skip
 @click.option("--memory-limit", type=_Size(), default="2GiB", show_default=True, metavar="SIZE",
@@ -129,12 +159,13 @@ def run(
     out: Path,
     quiet: bool,
 ) -> int:
-    """Verify and time every backend on every case of the SUITEs.
+    """Verify and time backends, and compare them.
 
-    SUITE is the name of a built-in suite ('convbench list suites') or a text file with one case a line. Without any,
-    kernel-size is run: about two minutes on two cores. Tables and plots go to a new folder under --out.
+    Every backend runs every case of the SUITEs. SUITE is the name of a built-in suite ('convbench list suites') or a
+    text file with one case a line. Without any, kernel-size is run: about two minutes on two cores. Tables and plots
+    go to a new folder under --out.
     """
-    from convbench.bench.run import Options
+    from convbench.bench.run import Options, new_run_folder
 
     chosen = _chosen_suites(suites, lines)
     cases = _chosen_cases(chosen, pattern)
@@ -145,12 +176,302 @@ def run(
         threads=threads, passes=passes, time_limit_s=time_limit, memory_limit_bytes=memory_limit, budget_s=budget
     )
     specs = [case.spec for suite in chosen if "matrix" in suite.tables for case in suite.cases if case in cases]
-    folder = _new_folder(out, "+".join(suite.name for suite in chosen))
+    folder = new_run_folder(out, "+".join(suite.name for suite in chosen))
     screen = Screen()
-    statuses, interrupted = _measure(screen, cases, names, options, folder, quiet)
+    if not quiet:
+        _announce(screen, chosen, len(cases), names, options)
+        screen.say(f"records go to {folder}", "dim")
+    # all: then the run itself leaves `reference` out where it refuses
+    statuses, interrupted = _measure(screen, cases, names if backends else None, options, folder, quiet)
     if interrupted:
         screen.note("interrupted: what was measured until now is kept")
-    _conclude(screen, folder, baseline or DEFAULT_BASELINE, specs)
+    _conclude(screen, folder, baseline or DEFAULT_BASELINE, list(dict.fromkeys(specs)))
     if interrupted:
         return 130
     return int(any(STATUSES.get(status, True) for status in statuses))
+
+
+def _chosen_suites(names: Sequence[str], lines: Sequence[str]) -> list[Suite]:
+    if names and lines:
+        raise SpecError("--spec", lines[0], f"stands instead of suites; leave out {' '.join(names)}")
+    if lines:
+        return [Suite("spec", "given on the command line", tuple(Case.parse(line) for line in lines))]
+    return [load_suite(name) for name in names or ("kernel-size",)]
+
+
+def _chosen_cases(suites: Sequence[Suite], pattern: str | None) -> list[Case]:
+    cases = list(dict.fromkeys(case for suite in suites for case in suite.cases))
+    wanted = (pattern or "").split()
+    kept = [case for case in cases if all(_has_token(case, glob) for glob in wanted)]
+    if not kept:
+        rule = f"keeps none of the {len(cases)} cases; tokens are such as those of '{cases[0]}'"
+        raise SpecError("-k", pattern, rule)
+    return kept
+
+
+def _has_token(case: Case, glob: str) -> bool:
+    tokens = [*str(case.spec).split(), f"x={case.x}", f"w={case.w}", f"seed={case.seed}"]
+    return any(fnmatchcase(token, glob) for token in tokens)
+
+
+def _chosen_backends(patterns: str | None) -> list[str]:
+    """Names that match, in the registry's order; a name without wildcards must exist."""
+    known = list(all_backends())
+    if patterns is None:
+        return known
+    chosen: set[str] = set()
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        matches = [name for name in known if fnmatchcase(name, pattern)]
+        if not matches and any(sign in pattern for sign in "*?["):
+            raise UnknownBackend(f"--backends: no backend matches {pattern!r}; there are {', '.join(known)}")
+        chosen.update(matches or [get_backend(pattern).name])
+    if not chosen:
+        raise SpecError("--backends", patterns, "names no backend; write names or globs joined by commas")
+    return [name for name in known if name in chosen]
+
+
+def _announce(screen: Screen, suites: Sequence[Suite], cases: int, names: Sequence[str], options: Options) -> None:
+    missing = {name: backend.unavailable() for name, backend in all_backends().items() if name in names}
+    usable = [name for name in names if missing[name] is None]
+    title = "; ".join(dict.fromkeys(suite.title for suite in suites))
+    screen.say(f"{title} ({cases} case{'s' * (cases > 1)})", "bold")
+    passes = f"{options.passes} pass{'es' * (options.passes > 1)}"
+    screen.say(f"backends: {', '.join(usable) or 'none'} · {passes} · {options.budget_s:g} s at most")
+    for name, reason in missing.items():
+        if reason is not None:
+            screen.say(f"not here: {name}: {reason}", "yellow")
+
+
+def _measure(
+    screen: Screen, cases: Sequence[Case], backends: Sequence[str] | None, options: Options, folder: Path, quiet: bool
+) -> tuple[list[str], bool]:
+    """Run everything; return the pairs' statuses and whether the run was interrupted."""
+    from convbench.bench.run import run_cases
+    from convbench.report.live import Live
+
+    with screen.progress(quiet) as bar:
+        live = Live(screen, bar, [str(case) for case in cases], backends or list(all_backends()), folder, quiet)
+        try:
+            run_cases(cases, backends, options, folder, live)
+        except KeyboardInterrupt:
+            return list(live.statuses.values()), True
+        except ConvbenchError:
+            with suppress(OSError):
+                folder.rmdir()  # if nothing came of it
+            raise
+    return list(live.statuses.values()), False
+
+
+def _conclude(screen: Screen, folder: Path, baseline: str, specs: Sequence[ConvSpec] = ()) -> None:
+    """Print the tables of a run, write its report, and say what was written."""
+    from convbench.bench.record import load_results
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # lines that cannot be read: noted here, once
+        with suppress(MissingDependency):  # the report says so
+            records = load_results(folder)
+            for problem in records.attrs["problems"]:
+                screen.note(problem)
+            if not records.empty:
+                _show_results(screen, records, baseline, specs)
+        try:
+            write_report(folder, baseline=baseline, matrices=specs, note=screen.note)
+        except OSError as error:
+            raise SpecError("RUN", str(folder), f"cannot be written to ({error.strerror})") from None
+    screen.title("Files")
+    screen.say(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+def _show_results(screen: Screen, records: pd.DataFrame, baseline: str, specs: Sequence[ConvSpec]) -> None:
+    from convbench.report import tables
+    from convbench.report.layout import layout_of
+
+    table = tables.figures(records, baseline)
+    layout = layout_of(table["case"])
+    screen.title("Results")
+    for name, text in tables.LEGEND.items():
+        screen.say(f"{name}: {text.format(baseline=baseline)}", "dim")
+    screen.grid(tables.comparison(table))
+    for spec in specs:
+        _show_matrix(screen, spec)
+    summary = tables.overview(table)
+    for title, grid in summary.grids.items():
+        screen.title(title or "Times")
+        for part in grid.split(screen.width):
+            screen.grid(part)
+    screen.say(f"* {tables.MARK}" + (f" · all cases: {layout.common}" if layout.common else ""), "dim")
+    for note in summary.notes:
+        screen.say(f"- {note}")
+    problems = tables.problems(table)
+    for problem in problems[:_PROBLEMS_SHOWN]:
+        screen.say(problem, "red")
+    if len(problems) > _PROBLEMS_SHOWN:
+        screen.say(f"… and {len(problems) - _PROBLEMS_SHOWN} more that went wrong", "red")
+
+
+def _show_matrix(screen: Screen, spec: ConvSpec) -> None:
+    from convbench.report.matrix import matrix_table
+
+    screen.title(f"The same operation seen as a matrix: {spec}")
+    screen.grid(matrix_table(spec))
+
+
+# -- report -----------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN", type=_FOLDER)
+@click.option("--baseline", metavar="NAME", help=f"Of speed-ups; default: {DEFAULT_BASELINE}.")
+def report(folder: Path, baseline: str | None) -> None:
+    """Print and write a run's tables and plots again.
+
+    RUN is its folder under results/; everything is made from the records in it.
+    """
+    from convbench.bench.record import read
+
+    names = list(dict.fromkeys(record.backend for record in read(folder)))
+    if baseline is not None and baseline not in names:
+        raise SpecError("--baseline", baseline, f"must be one of the backends of this run: {', '.join(names)}")
+    _conclude(Screen(), folder if folder.is_dir() else folder.parent, baseline or DEFAULT_BASELINE)
+
+
+# -- check ------------------------------------------------------------------------------------------
+
+
+@cli.command(epilog=_EXIT_CODES)
+@click.argument("backends", nargs=-1, type=_BACKEND, metavar="[BACKEND]...")
+@click.option("--specs", type=_Count(), default=60, show_default=True, metavar="N", help="Random specs.")
+@click.option("--seed", type=_Count(0), default=0, show_default=True, metavar="N", help="Of their choice.")
+def check(backends: tuple[str, ...], specs: int, seed: int) -> int:
+    """Put backends through all correctness checks.
+
+    BACKEND is a name or a glob; without any, all are checked. A refusal is a backend's right; a failure is not.
+    """
+    names = _chosen_backends(",".join(backends) if backends else None)
+    screen = Screen()
+    grid = Grid(
+        [
+            Column("backend", right=False, least=max(map(len, names))),
+            Column("passed", least=7),
+            Column("failed", least=6),
+            Column("refused", least=7),
+            Column("time", least=8),
+        ]
+    )
+    screen.say(f"(check, spec) pairs; {specs} random specs, seed {seed}", "dim")
+    screen.header(grid)
+    failed = [name for name in names if not _check_one(screen, grid, get_backend(name), specs, seed)]
+    return int(bool(failed))
+
+
+def _check_one(screen: Screen, grid: Grid, backend: Backend, specs: int, seed: int, shown: int = 5) -> bool:
+    """Check one backend and print its row; return whether nothing failed."""
+    from collections import Counter
+    from time import perf_counter
+
+    from convbench.checks import check_backend
+
+    missing = backend.unavailable()
+    if missing is not None:
+        screen.row(grid, Row((backend.name,), sentence=f"unavailable: {missing}", style="dim"))
+        return True
+    began = perf_counter()
+    with screen.busy(f"checking {backend.name}"):
+        results = check_backend(backend, specs=specs, seed=seed)
+    elapsed_s = perf_counter() - began
+    counts = Counter(result.status for result in results)
+    failures = [result for result in results if result.status == "failed"]
+    figures = (f"{counts[status]:,}" for status in ("passed", "failed", "refused"))
+    screen.row(grid, Row((backend.name, *figures, human_seconds(elapsed_s)), style="red" if failures else ""))
+    for failure in failures[:shown]:
+        screen.say(f"  {failure.check}: {failure.message}", "red")
+    if len(failures) > shown:
+        screen.say(f"  … and {len(failures) - shown} more failures", "red")
+    return not failures
+
+
+# -- explain ----------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("line", metavar="SPEC LINE", nargs=-1, required=True)
+@click.option("--threads", type=_Count(), metavar="N", help="Default: every core.")
+def explain(line: tuple[str, ...], threads: int | None) -> None:
+    """Show a spec's figures, and who can do it.
+
+    For example: convbench explain "n1 c64 o64 i56x56 k3 p1 f32"
+    """
+    spec = Case.parse(" ".join(line)).spec
+    screen = Screen()
+    screen.say(str(spec), "bold")
+    screen.grid(_derived(spec))
+    if spec.op == "forward":
+        _show_matrix(screen, spec)
+    screen.title("Backends")
+    screen.grid(_willingness(convbench.explain(spec, threads=threads)))
+
+
+def _derived(spec: ConvSpec) -> Grid:
+    padding = " ".join(f"{before}:{after}" for before, after in spec.padding)
+    rows = (
+        ("output size", "×".join(map(str, spec.output_size)), f"of {'×'.join(map(str, spec.input_size))}"),
+        ("padding", padding, "before:after, each axis"),
+        ("MACs", f"{spec.macs:,}", "padded taps included"),
+        ("FLOPs", f"{spec.flops:,}", "2·MACs"),
+        ("multiplications + additions", f"{spec.multiplications + spec.additions:,}", "exact"),
+        ("parameters", f"{spec.parameters:,}", "weights and bias"),
+        ("least traffic", human_bytes(spec.bytes_min), f"{spec.bytes_min:,} bytes: every operand once"),
+        ("arithmetic intensity", human_number(spec.arithmetic_intensity), "FLOPs a byte of it"),
+    )
+    grid = Grid([Column("", right=False), Column(""), Column("", right=False)])
+    grid.rows += [Row(row) for row in rows]
+    return grid
+
+
+def _willingness(table: pd.DataFrame) -> Grid:
+    grid = Grid(
+        [
+            Column("backend", right=False),
+            Column("kind", right=False),
+            Column("expected time"),
+            Column("FLOPs"),
+            Column("workspace"),
+        ]
+    )
+    for row in table.to_dict("records"):
+        head = (row["backend"], row["kind"])
+        if not row["willing"]:
+            grid.rows.append(Row(head, sentence=f"no: {row['reason']}", style="dim"))
+            continue
+        flops, workspace = int(row["flops"]), human_bytes(int(row["workspace_bytes"]))
+        grid.rows.append(Row((*head, human_seconds(row["expected_s"]), human_number(flops), workspace)))
+    return grid
+
+
+# -- list -------------------------------------------------------------------------------------------
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["suites", "backends"]))
+def list_command(what: str) -> None:
+    """List the built-in suites, or all backends."""
+    screen = Screen()
+    screen.grid(_suites_grid() if what == "suites" else _backends_grid())
+
+
+def _suites_grid() -> Grid:
+    grid = Grid([Column("suite", right=False), Column("cases"), Column("title", right=False)])
+    for name in list_suites():
+        suite = load_suite(name)
+        grid.rows.append(Row((name, str(len(suite.cases))), sentence=suite.title))
+    return grid
+
+
+def _backends_grid() -> Grid:
+    columns = ("backend", "kind", "device", "behind it")
+    grid = Grid([Column(title, right=False) for title in columns])
+    for name, backend in all_backends().items():
+        missing = backend.unavailable()
+        sentence = f"unavailable: {missing}" if missing else backend.implementation
+        grid.rows.append(Row((name, backend.kind, backend.device), sentence, style="dim" if missing else ""))
+    return grid

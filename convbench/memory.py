@@ -5,16 +5,29 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import prod
 
 from convbench.arrays import Array, numpy_namespace
 from convbench.backend import Backend
-from convbench.errors import ConvbenchError
-from convbench.spec import ConvSpec
+from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["SLACK_BYTES", "measure_workspace"]
+__all__ = ["measure_workspace", "slack_bytes"]
 
-#: Python's own objects (plans, views, tuples), which no plan declares.
-SLACK_BYTES = 65536
+_PYTHON_OBJECTS_BYTES = 65536
+_UFUNC_OPERANDS = 3
+_UFUNC_BUFFER = 8192  # elements, NumPy's default: np.getbufsize()
+
+
+def slack_bytes(spec: ConvSpec, threads: int = 1) -> int:
+    """Return what a run may take beyond its declaration.
+
+    That is Python's own objects (plans, views, tuples) and the buffers that a NumPy ufunc may set up for
+    strided operands, of a fixed number of elements for each operand and thread.
+
+    >>> slack_bytes(ConvSpec.parse("i9 k3 f64"))
+    262144
+    """
+    return _PYTHON_OBJECTS_BYTES + threads * _UFUNC_OPERANDS * _UFUNC_BUFFER * max(8, spec.itemsize)
 
 
 def measure_workspace(
@@ -36,7 +49,7 @@ def measure_workspace(
     Returns
     -------
     workspace_bytes : int
-        Compare it with the declaration plus :data:`SLACK_BYTES`.
+        Compare it with the declaration plus :func:`slack_bytes`.
     y : array
         The run's result.
 
@@ -55,9 +68,11 @@ def measure_workspace(
     --------
     >>> import numpy as np
     >>> from convbench import ConvSpec, FunctionBackend
-    >>> waste = FunctionBackend(name="waste", function=lambda spec, x, w: (np.ones(10**6) * x[:, :1] * w[0, 0])[..., :8])
+    >>> def waste(spec, x, w):
+    ...     return (np.ones(10**6) * x[..., :1] * w[0, 0])[..., :8]
+    >>> wasteful = FunctionBackend(name="wasteful", function=waste)
     >>> spec = ConvSpec.parse("i1 k1 p0:7 f64")
-    >>> measured, y = measure_workspace(waste, spec, np.ones(spec.input_shape), np.ones(spec.weight_shape))
+    >>> measured, y = measure_workspace(wasteful, spec, np.ones(spec.input_shape), np.ones(spec.weight_shape))
     >>> round(measured / 8e6), y.shape
     (2, (1, 1, 8))
     """
@@ -71,14 +86,15 @@ def measure_workspace(
         tracemalloc.reset_peak()
         y = plan(x, weights, bias)
         _, peak = tracemalloc.get_traced_memory()
-    return max(0, planned - start) + max(0, peak - prepared - int(y.nbytes)), y
+    result_bytes = prod(spec.result_shape) * DTYPES[spec.result_dtype]
+    return max(0, planned - start) + max(0, peak - prepared - result_bytes), y
 
 
 def _load_libraries(backend: Backend, spec: ConvSpec) -> None:
     """Run something tiny of the same kind, if the backend takes it: imports are no workspace."""
     tiny = ConvSpec(input_size=(2,) * spec.ndim, kernel_size=(2,) * spec.ndim, dtype=spec.dtype)
     if backend.why_not(tiny) is None:
-        with suppress(ConvbenchError):  # the real plan says what is wrong
+        with suppress(Exception):  # the real run says what is wrong
             plan = backend.plan(tiny, threads=1)
             xp = getattr(backend, "ns", numpy_namespace)().xp
             ones = (xp.ones(shape, dtype=getattr(xp, spec.dtype)) for shape in (tiny.input_shape, tiny.weight_shape))

@@ -54,6 +54,8 @@ def plan(spec: ConvSpec | str, backend: str = "auto", *, threads: int | None = N
     """
     if isinstance(spec, str):
         spec = ConvSpec.parse(spec)
+    if not isinstance(spec, ConvSpec):
+        raise SpecError("spec", spec, "must be a ConvSpec or a line such as 'n1 c64 o64 i56x56 k3 p1 f32'")
     chosen = choose(spec, finite=finite) if backend == "auto" else get_backend(backend)
     return chosen.plan(spec, threads=threads)
 
@@ -122,7 +124,8 @@ def conv(
     """
     options = (stride, padding, dilation, groups, tile, boundary, flip, layout, finite, backend, threads)
     try:
-        signature = (x.shape, w.shape, x.dtype, w.dtype, None if bias is None else (bias.shape, bias.dtype), options)
+        extra = None if bias is None else (type(bias), bias.shape, bias.dtype)
+        signature = (type(x), x.shape, x.dtype, type(w), w.shape, w.dtype, extra, options)
         ready = _PLANS.get(signature)
     except (AttributeError, TypeError):  # not arrays, or a list among the options
         signature, ready = None, None
@@ -133,7 +136,7 @@ def conv(
 
 
 def _conv_first_time(x: Any, w: Any, bias: Any, out: Any, signature: Any, options: tuple[Any, ...]) -> NDArray[Any]:
-    operands = [_as_array(name, value) for name, value in (("x", x), ("w", w), ("bias", bias)) if value is not None]
+    operands = [_as_array("x", x), _as_array("w", w), *(() if bias is None else (_as_array("bias", bias),))]
     dtype = _common_dtype(operands)
     x, w, *rest = (a.astype(dtype, copy=False) for a in operands)
     bias = rest[0] if rest else None
@@ -169,8 +172,8 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
     raise SpecError(name, type(value).__name__, "must be a NumPy array")
 
 
-def _common_dtype(operands: list[NDArray[Any]]) -> np.dtype[Any]:
-    for name, operand in zip(("x", "w", "bias"), operands, strict=False):
+def _common_dtype(operands: list[NDArray[Any]], names: tuple[str, ...] = ("x", "w", "bias")) -> np.dtype[Any]:
+    for name, operand in zip(names, operands, strict=False):
         if operand.dtype.name not in DTYPES or not operand.dtype.isnative:
             raise SpecError(name, str(operand.dtype), f"must have a native dtype of {', '.join(DTYPES)}")
     kinds = {operand.dtype.name for operand in operands}
@@ -270,7 +273,7 @@ def convolve(
     Returns
     -------
     numpy.ndarray
-        Of the promoted dtype.
+        Of the promoted dtype, as SciPy has it: narrow integers wrap around.
 
     Raises
     ------
@@ -315,6 +318,7 @@ def _scipy_style(
         raise SpecError("mode", mode, "must be one of full, same, valid")
     if 0 in a.shape + v.shape:
         raise SpecError("a" if 0 in a.shape else "v", (a if 0 in a.shape else v).shape, "must not be empty")
+    dtype = _common_dtype([a, v], ("a", "v"))
     if not flip and v.dtype.kind == "c":
         v = v.conj()
     reverse = False
@@ -327,7 +331,7 @@ def _scipy_style(
         # SciPy's centring: y = full[(K−1)//2 :][:H]
         padding = [(k - 1 - (k - 1) // 2, (k - 1) // 2) for k in v.shape]
     y = conv(a[None, None], v[None, None], padding=padding, boundary=boundary, flip=flip, backend=backend, threads=threads)
-    plane: NDArray[Any] = y[0, 0]
+    plane: NDArray[Any] = y[0, 0].astype(dtype, copy=False)  # integers come back as int64
     return np.flip(plane) if reverse else plane
 
 

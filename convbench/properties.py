@@ -45,7 +45,8 @@ def flipping_the_kernel_turns_one_operation_into_the_other(subject: Subject) -> 
     dual = subject.on(spec.replace(flip=not spec.flip))
     x, w, bias = subject.draw(_small(subject, "flip"))
     flipped = np.flip(w, tuple(range(-spec.ndim, 0)))
-    require_equal(dual.run_integers(x, flipped, bias), subject.run_integers(x, w, bias), f"as {dual.spec} with w flipped")
+    expected = subject.run_integers(x, w, bias)
+    require_equal(dual.run_integers(x, flipped, bias), expected, f"as {dual.spec} with w flipped")
 
 
 def groups_are_separate_runs(subject: Subject) -> None:
@@ -65,13 +66,13 @@ def a_stride_keeps_every_sth_output(subject: Subject) -> None:
     spec = subject.spec.replace(padding=subject.spec.padding, bias="none")
     strided, dense = subject.on(spec), subject.on(spec.replace(stride=1))
     x, w, _ = strided.draw(_small(subject, "stride"))
-    every = tuple(slice(None, None, s) for s in spec.stride)
-    expected = dense.run_integers(x, w, None)[(..., *every)]
+    every: tuple[Any, ...] = (..., *(slice(None, None, s) for s in spec.stride))
+    expected = dense.run_integers(x, w, None)[every]
     require_equal(strided.run_integers(x, w, None), expected, f"against every s-th output of {dense.spec}")
 
 
 def full_convolution_commutes(subject: Subject) -> None:
-    """x ∗ w = w ∗ x for single channels; sizes are cut to 8 to keep it quick."""
+    """Single channels: x ∗ w = w ∗ x; sizes are cut to 8 to keep it quick."""
     spec = subject.spec
     sizes = [tuple(min(8, n) for n in size) for size in (spec.input_size, spec.kernel_size)]
     there, back = (
@@ -128,11 +129,12 @@ def a_tile_of_one_is_shared(subject: Subject) -> None:
     tiled, shared = subject.on(spec.replace(tile=1)), subject.on(spec.replace(tile=None))
     x, w, bias = shared.draw(_small(subject, "tile"))
     expected = shared.run_integers(x, w, bias)
-    require_equal(tiled.run_integers(x, w.reshape(tiled.spec.weight_shape), bias), expected, f"t1 against {shared.spec}")
+    tiles = w.reshape(tiled.spec.weight_shape)
+    require_equal(tiled.run_integers(x, tiles, bias), expected, f"t1 against {shared.spec}")
 
 
 def one_axis_after_the_other_is_the_outer_product(subject: Subject) -> None:
-    """Passes along single axes compose to the kernel u₁ ⊗ u₂ ⊗ …"""
+    """Passes along single axes compose to their outer product."""
     spec = subject.spec.replace(
         batch=1, in_channels=1, out_channels=1, groups=1, bias="none", padding=subject.spec.padding
     )
@@ -174,10 +176,12 @@ PROPERTIES: tuple[tuple[CheckFunction, Callable[[ConvSpec], bool]], ...] = (
     (full_convolution_commutes, lambda spec: _shared_and_real(spec) and spec.boundary == "zero"),
     (
         a_shifted_input_shifts_the_output,
-        lambda spec: spec.tile is None
-        and spec.bias != "location"
-        and spec.batch > 0
-        and any(_interior(spec, axis) for axis in range(spec.ndim)),
+        lambda spec: (
+            spec.tile is None
+            and spec.bias != "location"
+            and spec.batch > 0
+            and any(_interior(spec, axis) for axis in range(spec.ndim))
+        ),
     ),
     (a_rolled_circular_input_rolls_the_output, lambda spec: spec.boundary == "circular"),
     (a_tile_of_one_is_shared, lambda spec: spec.tile is not None),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from convbench.geometry import BOUNDARIES
 from convbench.spec import BIASES, ConvSpec
@@ -102,7 +103,7 @@ class Limits:
         )
         for topic, value, allowed in listed:
             if value not in allowed:
-                return refuse(topic, f"{value} given, only {', '.join(map(str, allowed))} is done")
+                return refuse(topic, f"{value} given, only {_listed(allowed)} is done")
         switches = (
             ("groups", spec.groups, spec.groups != 1, self.groups),
             ("stride", "x".join(map(str, spec.stride)), set(spec.stride) != {1}, self.stride),
@@ -114,6 +115,12 @@ class Limits:
         if spec.tile and not self.tile:
             return refuse("tile", "tiled and locally connected weights are not done")
         return self.also(spec) if self.also else None
+
+
+def _listed(allowed: tuple[Any, ...]) -> str:
+    if len(allowed) > 2 and all(isinstance(n, int) for n in allowed) and allowed[-1] - allowed[0] == len(allowed) - 1:
+        return f"{allowed[0]} to {allowed[-1]}"
+    return ", ".join(map(str, allowed))
 
 
 #: Everything in the forward family.

@@ -44,7 +44,7 @@ def choose(spec: ConvSpec, *, finite: bool = True) -> Backend:
     raise UnsupportedSpec(f"no backend takes {spec} ({'; '.join(reasons)})")
 
 
-def explain(spec: ConvSpec, *, threads: int | None = None) -> DataFrame:
+def explain(spec: ConvSpec | str, *, threads: int | None = None) -> DataFrame:
     """Return what every backend makes of ``spec``.
 
     The expected time is scaled from a small probe that is run now; the FLOPs are those of weights without
@@ -52,7 +52,8 @@ def explain(spec: ConvSpec, *, threads: int | None = None) -> DataFrame:
 
     Parameters
     ----------
-    spec : ConvSpec
+    spec : ConvSpec or str
+        A string is parsed as a line.
     threads : int, optional
         None: every core.
 
@@ -73,6 +74,8 @@ def explain(spec: ConvSpec, *, threads: int | None = None) -> DataFrame:
         from pandas import DataFrame
     except ImportError:
         raise MissingDependency("explain() needs pandas: pip install pandas") from None
+    if isinstance(spec, str):
+        spec = ConvSpec.parse(spec)
     count = resolve(threads)
     columns = ["backend", "kind", "willing", "reason", "flops", "workspace_bytes", "expected_s"]
     rows = [_explain_row(backend, spec, count) for backend in all_backends().values()]

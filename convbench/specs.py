@@ -86,7 +86,7 @@ LARGE_LINES = (
     "i131x157 k9x11 pfull flip f32",
     "n2 c6 o6 i97x71 k5x7 s2x1 p2x4 d1x2 g3 f32",
     "i24007 k63 psame f32",
-    "n2 c2 o3 i23x19x27 k3x2x5 p1:0x1:1x2 f64",
+    "c2 o3 i21x15x23 k3x2x5 p1:0x1x1:2 f64",
 )
 
 

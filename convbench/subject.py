@@ -139,7 +139,7 @@ class Subject:
     @property
     def strided(self) -> bool:
         """Whether the backend works on NumPy's arrays, which have strides and can be written anywhere."""
-        return self._namespace.name == "numpy"
+        return bool(self._namespace.name == "numpy")
 
     @cached_property
     def _namespace(self) -> Any:
@@ -166,7 +166,8 @@ class Subject:
     def run(self, operands: Operands, threads: int = 1) -> NDArray[Any]:
         """Prepare and run on copies."""
         x, w, bias = (None if a is None else a.copy(order="K") for a in operands)
-        assert x is not None and w is not None
+        assert x is not None
+        assert w is not None
         return self.call(x, self.prepare(w, threads), bias, threads=threads)
 
     def run_case(self, index: int = 0) -> NDArray[Any]:
@@ -209,7 +210,7 @@ def require_equal(y: NDArray[Any], expected: NDArray[Any], when: str) -> None:
     error = np.abs(np.where(differ, y, 0) - np.where(differ, expected, 0))
     worst = np.unravel_index(int(np.argmax(np.where(differ & ~np.isfinite(error), np.inf, error))), error.shape)
     raise Failure(
-        f"{when}: {int(differ.sum())} of {differ.size} outputs differ; the worst is {index_text(worst)}: "
+        f"{when}: {int(differ.sum())} of {differ.size} elements differ; the worst is {index_text(worst)}: "
         f"expected {expected[worst]}, got {y[worst]}, error {error[worst]:.3g}"
     )
 

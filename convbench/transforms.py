@@ -15,8 +15,9 @@ from typing import Any
 
 __all__ = ["TransformPair", "Transforms", "fftw_transforms", "spectrum_shape", "standard_transforms"]
 
-#: FFTW's planner measures for at most this long; a megapixel on two threads takes 0.3 to 1 s, larger ones minutes.
-PLANNING_LIMIT_S = 1.0
+_THREADED_POINTS = 2**17  # below, FFTW's barriers between threads cost more than the second thread gains
+_PLANNING_S_PER_POINT = 1e-6  # FFTW measures rival plans for at most so long: a megapixel needs 0.3 to 1 s,
+_PLANNING_LIMITS_S = 0.005, 1.0  # small ones gain nothing worth more, and large ones would take minutes
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ def fftw_transforms() -> Transforms:
         if 0 in batch:
             return TransformPair(real, spectrum, lambda: None, lambda: None)
         axes = tuple(range(-len(sizes), 0))
-        options: dict[str, Any] = {"threads": threads, "planning_timelimit": PLANNING_LIMIT_S}
+        points = prod(batch) * prod(sizes)
+        shortest, longest = _PLANNING_LIMITS_S
+        options: dict[str, Any] = {
+            "threads": threads if points >= _THREADED_POINTS else 1,
+            "planning_timelimit": min(longest, max(shortest, points * _PLANNING_S_PER_POINT)),
+        }
         forward = pyfftw.FFTW(real, spectrum, axes, "FFTW_FORWARD", ("FFTW_MEASURE", "FFTW_DESTROY_INPUT"), **options)
         inverse = pyfftw.FFTW(spectrum, real, axes, "FFTW_BACKWARD", ("FFTW_MEASURE", "FFTW_DESTROY_INPUT"), **options)
         return TransformPair(real, spectrum, forward.execute, inverse.execute)

@@ -95,7 +95,5 @@ def test_every_boundary_is_the_identity_inside(boundary: str) -> None:
 def test_in_bounds_taps_counts_pairs(
     size: int, kernel: int, stride: int, dilation: int, before: int, outputs: int
 ) -> None:
-    pairs = sum(
-        0 <= p * stride + k * dilation - before < size for p in range(outputs) for k in range(kernel)
-    )
+    pairs = sum(0 <= p * stride + k * dilation - before < size for p in range(outputs) for k in range(kernel))
     assert in_bounds_taps(size, kernel, stride, dilation, before, outputs) == pairs

@@ -70,7 +70,9 @@ def test_operations_counted_out(spec: ConvSpec) -> None:
         expected = spec.batch * spec.in_channels * sum(products_per_group * m - 1 for m in sums.values())
     else:
         cycle = spec.tile or (1,) * spec.ndim
-        per_entry = Counter(tuple(i % t for i, t in zip(p, cycle, strict=True)) for p in product(*map(range, spec.output_size)))
+        per_entry = Counter(
+            tuple(i % t for i, t in zip(p, cycle, strict=True)) for p in product(*map(range, spec.output_size))
+        )
         entries = prod(spec.kernel_size) * spec.out_channels * (spec.in_channels // spec.groups)
         expected = entries * sum(max(0, spec.batch * m - 1) for m in per_entry.values())
     assert spec.additions == expected
@@ -118,7 +120,9 @@ def test_least_traffic(spec: ConvSpec) -> None:
     x, w, y = prod(spec.input_shape), prod(spec.weight_shape), prod(spec.output_shape)
     bias = 0 if spec.bias_shape is None else prod(spec.bias_shape)
     read = {"forward": x + w + bias, "input_grad": y + w, "weight_grad": x + y}[spec.op]
-    assert spec.bytes_min == read * spec.itemsize + prod(spec.result_shape) * (8 if "int" in spec.dtype else spec.itemsize)
+    assert spec.bytes_min == read * spec.itemsize + prod(spec.result_shape) * (
+        8 if "int" in spec.dtype else spec.itemsize
+    )
     if spec.bytes_min:
         assert spec.arithmetic_intensity == spec.flops / spec.bytes_min
 

@@ -188,8 +188,9 @@ class WholeFFT:
         image = prod(self._sizes) * spec.itemsize + prod(spectrum_shape((), self._sizes)) * 2 * spec.itemsize
         pairs = self._inputs if self._in_place else self._inputs + self._outputs
         lead = prod(self._lead)
-        chunk = 2 * lead * (self._inputs + self._outputs) * self._chunk * 2 * spec.itemsize
-        return lead * pairs * image + image + self._threads * chunk
+        chunk = min(self._chunk, prod(spectrum_shape((), self._sizes)))
+        lanes = 0 if self._in_place else 2 * lead * (self._inputs + self._outputs)
+        return lead * pairs * image + image + self._threads * lanes * chunk * 2 * spec.itemsize
 
     def _count_flops(self) -> int:
         """5/2·T·log₂T a real transform (FFTW's convention), 8 a complex multiply–add."""

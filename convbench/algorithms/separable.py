@@ -20,11 +20,11 @@ from convbench.refusals import refuse
 from convbench.spec import ConvSpec
 from convbench.threads import parallel
 
-__all__ = ["Separable", "long_axes", "why_not_separable"]
+__all__ = ["EPS", "Separable", "long_axes", "why_not_separable"]
 
 _STRIP = 32  # outputs a Toeplitz product: below, BLAS is slow; above, zeros cost more
 _BLOCK_BYTES = 2**22  # halo and intermediate images of a block; larger ones repeat less of the first passes
-_EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
+EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 
 
 class Pass(NamedTuple):
@@ -72,20 +72,24 @@ class Separable:
         """Factor every (o, c) kernel; raise UnsupportedWeights where the rank is too high to gain."""
         ns, spec = self._ns, self._spec
         kernels = ns.to_host(flipped(ns, spec, w))
+        if not bool(ns.xp.all(ns.xp.isfinite(w))):
+            raise UnsupportedWeights(refuse("weights", "NaN or infinity among them: they have no rank"))
         sizes = tuple(spec.kernel_size[axis] for axis in self._axes)
         passes, highest = [], (1,) * (len(sizes) - 1)
         for kernel in kernels.reshape(spec.out_channels * self._channels, *sizes):
-            cores = tensor_train(kernel, _EPS[spec.dtype])
+            cores = tensor_train(kernel, EPS[spec.dtype])
             ranks = tuple(core.shape[2] for core in cores[:-1])
             if pass_macs(sizes, ranks) >= prod(sizes):
-                full = min(sizes)
-                raise UnsupportedWeights(
-                    refuse("weights", f"numerical rank {max(ranks)} of {full}: 1-D passes gain up to rank {self._rank}")
-                )
+                raise UnsupportedWeights(refuse("weights", self._too_high(sizes, ranks)))
             highest = max(highest, ranks, key=lambda r: pass_macs(sizes, r))
             passes.append([self._toeplitz(axis, core) for axis, core in zip(self._axes, cores, strict=True)])
         grouped = [passes[i : i + self._channels] for i in range(0, len(passes), self._channels)]
         return grouped, self._count_flops(highest)
+
+    def _too_high(self, sizes: tuple[int, ...], ranks: tuple[int, ...]) -> str:
+        full = [min(prod(sizes[:i]), prod(sizes[i:])) for i in range(1, len(sizes))]
+        found = " and ".join(f"{rank} of {most}" for rank, most in zip(ranks, full, strict=True))
+        return f"numerical rank {found}: 1-D passes gain up to rank {self._rank}"
 
     def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
         """Fill ``out`` block by block."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from convbench import bounds
-from convbench.algorithms.lowrank import TRUNCATION, max_rank
-from convbench.algorithms.separable import Separable, long_axes, why_not_separable
+from convbench.algorithms.lowrank import factor_error, max_rank
+from convbench.algorithms.separable import EPS, Separable, long_axes, why_not_separable
 from convbench.backend import AlgorithmBackend
 from convbench.bounds import ErrorBound
 from convbench.ops import front_doors
@@ -13,8 +13,8 @@ from convbench.spec import ConvSpec
 
 
 def _bound(spec: ConvSpec) -> ErrorBound:
-    rank = max(1, max_rank(tuple(spec.kernel_size[axis] for axis in long_axes(spec))))
-    return bounds.separable(spec, rank, TRUNCATION)
+    sizes = tuple(spec.kernel_size[axis] for axis in long_axes(spec))
+    return bounds.separable(spec, max(1, max_rank(sizes)), factor_error(sizes, EPS[spec.dtype]))
 
 
 BACKEND = AlgorithmBackend(

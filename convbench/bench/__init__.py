@@ -1,0 +1,92 @@
+"""The measuring half of convbench: cases and suites, runs, records, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from convbench.backend import Backend
+from convbench.bench.cases import Case, Suite, list_suites, load_suite
+from convbench.bench.record import load_results
+from convbench.bench.run import Options, run_cases
+from convbench.errors import SpecError
+from convbench.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Case", "Options", "Suite", "benchmark", "list_suites", "load_results", "load_suite", "run_cases"]
+
+Cases = str | Iterable[str | ConvSpec | Case]
+
+
+def benchmark(
+    cases: Cases, backends: Sequence[str | Backend] | None = None, *, folder: str | Path | None = None, **options: Any
+) -> DataFrame:
+    """Verify, then time, every backend on every case.
+
+    Parameters
+    ----------
+    cases : str or iterable of str, ConvSpec or Case
+        A suite's name or file, one line of text, or a list of lines and specs.
+    backends : sequence of str or Backend, optional
+        None: all that are registered. An object that follows the protocol need not be registered.
+    folder : path, optional
+        Where to leave the files of the run; None: nowhere.
+    **options
+        Of :class:`Options`: threads, passes, time_limit_s, memory_limit_bytes, budget_s, seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a record (see :class:`convbench.bench.record.Record`); :func:`convbench.bench.statistics.summarise`
+        makes one row a pair of it.
+
+    Raises
+    ------
+    SpecError, UnknownBackend
+        Before any work.
+    MissingDependency
+        Without pandas.
+
+    Examples
+    --------
+    >>> table = benchmark("i64x64 k3 psame f32", backends=["direct-numpy"], passes=1, threads=1)
+    >>> table.status.tolist()
+    ['ok']
+    """
+    import pandas  # noqa: F401  # missing now is better than missing after two minutes
+
+    known = [f.name for f in fields(Options)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise SpecError("options", unknown[0], f"must be one of {', '.join(known)}")
+    chosen = Options(**options)
+    wanted = _cases(cases)
+    if folder is not None:
+        run_cases(wanted, backends, chosen, Path(folder))
+        return load_results(folder)
+    with TemporaryDirectory(prefix="convbench-") as temporary:
+        run_cases(wanted, backends, chosen, Path(temporary))
+        return load_results(temporary)
+
+
+def _cases(cases: Cases) -> list[Case]:
+    if isinstance(cases, str):
+        return [Case.parse(cases)] if len(cases.split()) > 1 else list(load_suite(cases).cases)
+    if isinstance(cases, ConvSpec | Case):
+        cases = [cases]
+    return [_case(case) for case in cases]
+
+
+def _case(case: object) -> Case:
+    if isinstance(case, Case):
+        return case
+    if isinstance(case, ConvSpec):
+        return Case(case)
+    if isinstance(case, str):
+        return Case.parse(case)
+    raise SpecError("cases", type(case).__name__, "must be lines, ConvSpecs or Cases, or the name of a suite")

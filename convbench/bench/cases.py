@@ -74,7 +74,7 @@ class Case:
         seed = data.pop("seed", "0")
         if not (seed.isascii() and seed.isdigit() and len(seed) <= 18):
             raise SpecError("seed", seed, "must be a whole number ≥ 0")
-        return cls(spec, **data, seed=int(seed))
+        return cls(spec, data.get("x", "noise"), data.get("w", "random"), int(seed))
 
     def __str__(self) -> str:
         tokens = [f"{key}={getattr(self, key)}" for key in _DATA_KEYS if getattr(self, key) != _DEFAULTS[key]]
@@ -136,7 +136,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
     if name not in known and not path.is_file():
         close = get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(close)}?" if close else f"built in are {', '.join(known)}"
-        raise SpecError("suite", name, f"is neither a built-in suite nor a file; {hint} ('convbench list suites' shows all)")
+        rule = f"is neither a built-in suite nor a file; {hint} ('convbench list suites' shows all)"
+        raise SpecError("suite", name, rule)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -69,7 +69,7 @@ class _Token:
     rule: Callable[[ConvSpec], str | None] = lambda spec: None
 
 
-def check_tokens(spec: ConvSpec, x: str, w: str, seed: int) -> None:
+def check_tokens(spec: ConvSpec, x: str, w: str, seed: object) -> None:
     """Raise SpecError if a token is unknown, does not suit the spec, or names a file that is not there."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SpecError("seed", seed, "must be a whole number ≥ 0")
@@ -180,7 +180,7 @@ def _windows(shape: Callable[[int], Floats], spec: ConvSpec) -> Floats:
 
 def _gaussian_window(size: int) -> Floats:
     offsets = np.arange(size) - (size - 1) / 2
-    return np.exp(-0.5 * (offsets / (size / 6)) ** 2)
+    return np.asarray(np.exp(-0.5 * (offsets / (size / 6)) ** 2))
 
 
 def _disk_kernel(spec: ConvSpec) -> Floats:
@@ -222,11 +222,10 @@ def photograph() -> Floats:
     except ImportError:
         raise MissingDependency("x=photo needs matplotlib: pip install matplotlib") from None
     try:
-        with get_sample_data("grace_hopper.jpg") as file:
-            image = _read_image(file)
+        image = _read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
     except FileNotFoundError:
-        text = "x=photo needs Matplotlib's sample data, which this installation lacks: pip install --force-reinstall matplotlib"
-        raise MissingDependency(text) from None
+        lack = "x=photo needs Matplotlib's sample photograph, which this installation lacks"
+        raise MissingDependency(f"{lack}: pip install --force-reinstall matplotlib") from None
     image.flags.writeable = False
     return image
 

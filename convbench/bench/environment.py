@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ _FEATURES = (
 
 def utc_now() -> datetime:
     """Return the time now, with its zone."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 @contextmanager
@@ -48,8 +48,8 @@ def thread_pools(threads: int) -> Iterator[list[str]]:
         yield ["thread pools are neither set nor verified: pip install threadpoolctl"]
         return
     with threadpool_limits(limits=threads):
-        pools = pool_sizes() or {}
-        yield [f"{name} has {size} threads where {threads} were asked for" for name, size in pools.items() if size != threads]
+        others = {name: size for name, size in (pool_sizes() or {}).items() if size != threads}
+        yield [f"{name} has {size} threads where {threads} were asked for" for name, size in others.items()]
 
 
 def describe(threads: int, problems: list[str]) -> dict[str, Any]:
@@ -116,15 +116,15 @@ def _read(path: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
-    info = {}
+    info: dict[str, str] = {}
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         key, colon, value = line.partition(":")
         if colon:
             info.setdefault(key.strip(), value.strip())
     flags = set((info.get("flags") or info.get("Features") or "").split())
-    model = info.get("model name") or _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor() or None
+    model = info.get("model name") or _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor()
     return {
-        "model": model,
+        "model": model or None,
         "family_model_stepping": [info.get(key) for key in ("cpu family", "model", "stepping")] if info else None,
         "cores": os.cpu_count(),
         "usable_cores": available(),

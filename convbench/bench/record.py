@@ -107,7 +107,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line's fields as plain Python values, those of ``extra`` last."""
-        known = {_JSON_NAMES.get(f.name, f.name): _plain(getattr(self, f.name)) for f in fields(self) if f.name != "extra"}
+        known = {_JSON_NAMES.get(name, name): _plain(getattr(self, name)) for name in _FIELDS}
         return known | {key: _plain(value) for key, value in self.extra.items() if key not in known}
 
     def to_json(self) -> str:
@@ -130,17 +130,18 @@ class Record:
         if not isinstance(given, dict):
             raise SpecError("record", line, "must be a JSON object")
         given = {_PYTHON_NAMES.get(key, key): value for key, value in given.items()}
-        missing = [name for name in ("run_id", "case", "spec", "backend", "status") if not isinstance(given.get(name), str)]
+        identity = ("run_id", "case", "spec", "backend", "status")
+        missing = [name for name in identity if not isinstance(given.get(name), str)]
         samples = given.get("samples_s", [])
         if not isinstance(samples, list) or not all(isinstance(s, (int, float)) for s in samples):
             missing.append("samples_s")
         if missing:
             raise SpecError("record", line, f"has no valid {', '.join(missing)}")
-        known = {f.name for f in fields(cls)} - {"extra"}
-        extra = {key: value for key, value in given.items() if key not in known}
-        return cls(**{key: value for key, value in given.items() if key in known}, extra=extra)
+        extra = {key: value for key, value in given.items() if key not in _FIELDS}
+        return cls(**{key: value for key, value in given.items() if key in _FIELDS}, extra=extra)
 
 
+_FIELDS = tuple(f.name for f in fields(Record) if f.name != "extra")
 _JSON_NAMES = {"pass_": "pass"}
 _PYTHON_NAMES = {json_name: name for name, json_name in _JSON_NAMES.items()}
 
@@ -212,7 +213,7 @@ def to_frame(records: Iterable[Record], environment: Mapping[str, Any] | None = 
     except ImportError:
         raise MissingDependency("tables of results need pandas: pip install pandas") from None
     rows = [record.to_dict() for record in records]
-    columns = [_JSON_NAMES.get(f.name, f.name) for f in fields(Record) if f.name != "extra"]
+    columns = [_JSON_NAMES.get(name, name) for name in _FIELDS]
     columns += list({key: None for row in rows for key in row if key not in columns})
     frame = DataFrame(rows, columns=columns)
     frame.attrs["environment"] = dict(environment or {})

@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 from convbench.backend import Backend
 from convbench.bench.cases import Case
-from convbench.bench.data import Data
+from convbench.bench.data import photograph
 from convbench.bench.environment import describe, thread_pools, utc_now
 from convbench.bench.predict import Known
 from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, Record, append
-from convbench.bench.timing import MIN_SAMPLE_S, fair_share
-from convbench.bench.worker import Evidence, Limits, Verified, sample, verify
+from convbench.bench.timing import MIN_SAMPLE_S, fair_share, heap_set_aside
+from convbench.bench.worker import SLOW_CALL_S, Evidence, Limits, Verified, sample, verify
 from convbench.errors import SpecError
 from convbench.registry import all_backends, get_backend, protocol_problem
 from convbench.threads import resolve
@@ -30,6 +31,7 @@ SAMPLES_WANTED = 10  # a pair, all passes together
 SAMPLES_MOST = 60
 HELD_DATA_BYTES = 2**30  # of operands kept between visits
 VERIFYING_SHARE = 0.6  # of the budget; the rest is for measuring
+SHARED_ANEW = 50  # times a pass: sharing out what is left looks at every visit to come
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Options:
         Of every pool; None: every core in the affinity mask.
     passes : int
     time_limit_s : float
-        For one pair: no call may be expected to take longer, and all samples of all passes together take no longer
-        (but one sample is always taken).
+        For one pair, its verifying call and the samples of all passes together. A pair is skipped if two calls are
+        expected to take longer.
     memory_limit_bytes : int
         For one pair: operands, result and workspace.
     budget_s : float or None
@@ -186,9 +188,15 @@ class _Pair:
     case: Case
     backend: Backend
     verified: Verified | None = None
+    call_s: float = 0.0
     spent_s: float = 0.0
     visits: int = 0
     live: bool = True
+
+    @property
+    def least_s(self) -> float:
+        """The shortest visit worth making: calls to warm up, then a sample; of a slow pair the sample alone."""
+        return self.call_s if self.call_s >= SLOW_CALL_S else self.call_s + 2 * max(self.call_s, MIN_SAMPLE_S)
 
 
 class _Run:
@@ -218,22 +226,30 @@ class _Run:
         self.data = _HeldData(self.cases)
         self.done, self.total = 0, len(self.pairs) * (1 + options.passes)
         self.overheads_s: list[float] = []
+        self.level_s = 0.0
 
     def run(self) -> None:
-        for case in self.cases:
-            if case.x not in ("noise", "integers") or case.w.startswith("@"):
-                case.data()  # a file of the wrong size is better found now than in mid-run
+        self._check_files()
         for backend in self.backends:
             backend.unavailable()  # imports its libraries, whose thread pools are then held too
         with ExitStack() as stack:
             self._open_folder(stack.enter_context(thread_pools(self.threads)))
             self.tell(Started(self.total))
             self._verify_all()
+            stack.enter_context(heap_set_aside())
             for number in range(1, self.options.passes + 1):
                 self.tell(PassStarted(number, self.options.passes))
                 self._pass(number)
 
     # -- files --------------------------------------------------------------------------------
+
+    def _check_files(self) -> None:
+        """Find out now what would go wrong in mid-run: a file of the wrong size, no photograph."""
+        for case in self.cases:
+            if case.x == "photo":
+                photograph()
+            if case.x.startswith("@") or case.w.startswith("@"):
+                _ = self.data.evidence(case).data
 
     def _open_folder(self, pool_problems: list[str]) -> None:
         records, environment = self.folder / RECORDS_FILE, self.folder / ENVIRONMENT_FILE
@@ -266,26 +282,26 @@ class _Run:
     def _verify_all(self) -> None:
         """Case by case, so that the truth is worked out once for all backends and then let go."""
         known: dict[str, list[Known]] = {backend.name: [] for backend in self.backends}
-        limits = Limits(self.options.time_limit_s, self.options.memory_limit_bytes)
-        evidence: Evidence | None = None
-        for pair in self.pairs:
-            if evidence is None or evidence.case is not pair.case:
-                evidence = self.data.evidence(pair.case)
+        for position, pair in enumerate(self.pairs):
+            evidence = self.data.evidence(pair.case)
             late = self._left_s() < (self.options.budget_s or 0) * (1 - VERIFYING_SHARE)
             pair.verified = verify(
                 evidence,
                 pair.backend,
                 self.run_id,
                 threads=self.threads,
-                limits=Limits(0.0, limits.memory_bytes) if late else limits,
+                limits=Limits(0.0 if late else self.options.time_limit_s, self.options.memory_limit_bytes),
                 known=known[pair.backend.name],
             )
+            if position + 1 == len(self.pairs) or self.pairs[position + 1].case is not pair.case:
+                evidence.let_go_of_truth()
             if pair.verified.known is not None:
                 known[pair.backend.name].append(pair.verified.known)
             record = pair.verified.record
             if record.status != "ok":
                 self._settle(pair, record, 1 + self.options.passes)
                 continue
+            pair.call_s = pair.spent_s = pair.verified.call_s
             self.done += 1
             self.tell(PairVerified(record.case, record.backend, self.done, self.total))
 
@@ -299,9 +315,11 @@ class _Run:
     def _pass(self, number: int) -> None:
         visits = [pair for pair in self._order(number) if pair.live]
         for position, pair in enumerate(visits):
-            budget_s, reason = self._allowance(pair, visits[position:], number)
-            if pair.live and budget_s > 0:
-                self._visit(pair, number, budget_s, reason)
+            if position % max(1, len(visits) // SHARED_ANEW) == 0:
+                self._share_out(visits[position:], number)
+            budget_s, limit = self._allowance(pair, number)
+            if budget_s > 0:
+                self._visit(pair, number, budget_s, limit)
             else:
                 self.done += 1
 
@@ -329,41 +347,40 @@ class _Run:
         )
         if record.stop_reason == "budget":
             record.stop_reason = limit
-        sampling_s = sum(record.samples_s) * (record.batch or 0)
-        pair.spent_s += sampling_s
         pair.visits += 1
-        self.overheads_s.append(max(0.0, time.perf_counter() - began - max(sampling_s, budget_s)))
+        if record.samples_s:
+            pair.spent_s += sum(record.samples_s) * (record.batch or 1)
+            pair.call_s = median(record.samples_s)
+        self.overheads_s.append(max(0.0, time.perf_counter() - began - budget_s))
         self._settle(pair, record, 1 if record.status == "ok" else 1 + passes - number)
 
-    def _allowance(self, pair: _Pair, waiting: Sequence[_Pair], number: int) -> tuple[float, str]:
-        """Return the seconds that a visit may take, 0 for none, and what limits them.
+    def _share_out(self, waiting: Sequence[_Pair], number: int) -> None:
+        """Find the level up to which what is left of the budget fills all visits to come, later passes included.
 
-        What the budget has left is shared among all visits still to come, in this pass and the later ones.
+        What visits have cost beyond their allowance so far (planning, copying, judging) is set aside for those to come.
         """
-        later = self.options.passes - number
-        own_s = max(0.0, self.options.time_limit_s - pair.spent_s) / (later + 1)
-        call_s = _call_s(pair)
-        if pair.visits and pair.spent_s + call_s > self.options.time_limit_s:
-            return 0.0, "time-limit"
-        own_s = max(own_s, call_s)
-        visits = [other for other in waiting if other.live] + [other for other in self.pairs if other.live] * later
+        visits = [*waiting, *[pair for pair in self.pairs if pair.live] * (self.options.passes - number)]
         overhead_s = sum(self.overheads_s) / max(1, len(self.overheads_s))
         left_s = self._left_s() - overhead_s * len(visits)
-        level_s = fair_share(left_s, [_call_s(v) for v in visits], [self._demand_s(v) for v in visits])
-        if pair.visits and level_s == 0 and self._left_s() < call_s:
+        self.level_s = fair_share(left_s, [pair.least_s for pair in visits], [self._demand_s(pair) for pair in visits])
+
+    def _allowance(self, pair: _Pair, number: int) -> tuple[float, str]:
+        """Return the seconds that a visit may take, 0 for none, and what limits them.
+
+        A pair's first visit is never denied.
+        """
+        if pair.visits and pair.spent_s + pair.call_s > self.options.time_limit_s:
+            return 0.0, "time-limit"
+        if pair.visits and self._left_s() < pair.least_s:
             return 0.0, "budget"
-        share_s = max(level_s, call_s)
-        return (share_s, "budget") if share_s < own_s else (own_s, "time-limit")
+        own_s = (self.options.time_limit_s - pair.spent_s) / (1 + self.options.passes - number)
+        limit_s, limit = min((self.level_s, "budget"), (own_s, "time-limit"))
+        return max(limit_s, pair.least_s), limit
 
     def _demand_s(self, pair: _Pair) -> float:
         """Seconds that a visit could use: all samples and their warm-up, within the pair's time limit."""
-        most = SAMPLES_MOST / self.options.passes * 1.4 * max(_call_s(pair), MIN_SAMPLE_S)
+        most = SAMPLES_MOST / self.options.passes * 1.4 * max(pair.call_s, MIN_SAMPLE_S)
         return min(most, self.options.time_limit_s / self.options.passes)
-
-
-def _call_s(pair: _Pair) -> float:
-    assert pair.verified is not None
-    return pair.verified.call_s
 
 
 def _refuse_repeats(name: str, lines: Sequence[str]) -> None:
@@ -390,18 +407,16 @@ def _find_backends(backends: Sequence[str | Backend] | None) -> list[Backend]:
 
 
 class _HeldData:
-    """Operands between visits: all of them if they fit in :data:`HELD_DATA_BYTES`, else the last case's."""
+    """Operands between visits: of all cases if they fit in :data:`HELD_DATA_BYTES`, else of the last one asked for."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self.all_held = sum(case.spec.bytes_min for case in cases) <= HELD_DATA_BYTES
-        self._held: dict[Case, Data] = {}
+        self._held: dict[Case, Evidence] = {}
 
     def evidence(self, case: Case) -> Evidence:
-        """Return the case with its data, if they are here; they are kept when made."""
+        """Return the case's evidence, with its data if they are here."""
         if case not in self._held:
-            evidence = Evidence(case)
             if not self.all_held:
                 self._held.clear()
-            self._held[case] = evidence.data
-            return evidence
-        return Evidence(case, self._held[case])
+            self._held[case] = Evidence(case)
+        return self._held[case]

@@ -19,11 +19,14 @@ __all__ = ["CONFIDENCE", "median_interval", "speedups", "summarise"]
 CONFIDENCE = 0.95
 
 _CARRIED = (
-    "case", "spec", "backend", "implementation", "kind", "device", "threads", "status", "reason", "batch", "stop_reason",
-    "plan_s", "prepare_s", "transfer_s", "first_call_s", "error_max_eps", "error_bound_eps", "error_norm",
-    "workspace_declared_bytes", "workspace_measured_bytes", "flops_nominal", "flops_executed", "bytes_min", "weight",
+    "case", "spec", "backend", "implementation", "kind", "device", "threads", "status", "reason", "batch",
+    "stop_reason", "plan_s", "prepare_s", "transfer_s", "first_call_s",
+    "error_max_eps", "error_bound_eps", "error_norm", "workspace_declared_bytes", "workspace_measured_bytes",
+    "flops_nominal", "flops_executed", "bytes_min", "weight",
 )  # fmt: skip
-_SPEC_FIELDS = ("op", "batch", "in_channels", "out_channels", "input_size", "kernel_size", "stride", "dilation", "groups", "dtype")
+_SPEC_FIELDS = (
+    "op", "batch", "in_channels", "out_channels", "input_size", "kernel_size", "stride", "dilation", "groups", "dtype",
+)  # fmt: skip
 
 
 def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -39,7 +42,7 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
     """
     n = len(samples)
     tail, k = 0, 0  # tail = 2ⁿ·P(B < k), in integers: exact for any n
-    while k < (n + 1) // 2 and 2 * (tail + comb(n, k)) <= (1 - confidence) * 2**n:
+    while k < (n + 1) // 2 and 2 * (tail + comb(n, k)) / 2**n <= 1 - confidence:
         tail += comb(n, k)
         k += 1
     if k == 0:
@@ -59,21 +62,21 @@ def summarise(records: DataFrame) -> DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``samples`` (their number), ``passes``, ``time_s`` (median of all samples), ``low_s`` and ``high_s`` (95 % interval of the
-        median, all passes pooled; NaN below 6 samples), ``min_s``, ``pass_medians_s`` (a dict, pass → median), the record's own
-        fields, ``x`` and ``w`` (data tokens), and the fields of the spec, of per-axis ones the first entry
-        (``kernel_size``, ``input_size``, …).
+        ``samples`` (their number), ``passes``, ``time_s`` (median of all samples), ``low_s`` and ``high_s`` (95 %
+        interval of the median, all passes pooled; NaN below 6 samples), ``min_s``, ``pass_medians_s`` (a dict,
+        pass → median), the record's own fields, ``x`` and ``w`` (data tokens), and the fields of the spec, of
+        per-axis ones the first entry (``kernel_size``, ``input_size``, …).
         A pair with any record that is not ok has that status and no time.
     """
-    pandas = _pandas()
     environment = records.attrs.get("environment", {})
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in records.to_dict("records"):
+    for row in _rows(records):
         groups.setdefault((row["case"], row["backend"]), []).append(row)
     cases = _ranks(environment.get("cases", []), (case for case, _ in groups))
     backends = _ranks(environment.get("backends", []), (backend for _, backend in groups))
     ordered = sorted(groups, key=lambda pair: (cases[pair[0]], backends[pair[1]]))
-    frame = pandas.DataFrame([_summary_row(groups[pair]) for pair in ordered], columns=None if ordered else list(_CARRIED))
+    rows = [_summary_row(groups[pair]) for pair in ordered]
+    frame: DataFrame = _pandas().DataFrame(rows, columns=None if rows else list(_CARRIED))
     frame.attrs["environment"] = environment
     return frame
 
@@ -125,17 +128,22 @@ def speedups(summary: DataFrame, baseline: str) -> Series[float]:
     SpecError
         If no row is of that backend.
     """
-    pandas = _pandas()
     names = list(dict.fromkeys(summary["backend"]))
     if baseline not in names:
         raise SpecError("baseline", baseline, f"is not in this run; it has {', '.join(names)}")
-    base = {row["case"]: row["pass_medians_s"] for row in summary.to_dict("records") if row["backend"] == baseline}
+    rows = _rows(summary)
+    base = {row["case"]: row["pass_medians_s"] for row in rows if row["backend"] == baseline}
     ratios = []
-    for row in summary.to_dict("records"):
+    for row in rows:
         theirs, own = base.get(row["case"], {}), row["pass_medians_s"]
         paired = [theirs[number] / own[number] for number in own if number in theirs]
         ratios.append(median(paired) if paired else math.nan)
-    return pandas.Series(ratios, index=summary.index, name=f"speedup over {baseline}", dtype=float)
+    series: Series[float] = _pandas().Series(ratios, index=summary.index, name=f"speedup over {baseline}", dtype=float)
+    return series
+
+
+def _rows(frame: DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _pandas() -> Any:

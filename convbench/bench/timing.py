@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
-__all__ = ["MIN_SAMPLE_S", "Measurement", "fair_share", "garbage_collector_off", "measure", "relative_spread"]
+__all__ = ["MIN_SAMPLE_S", "Measurement", "fair_share", "garbage_collector_off", "heap_set_aside", "measure", "relative_spread"]
 
 MIN_SAMPLE_S = 0.01  # a sample shorter than this is a batch of calls
 SETTLED = 0.05  # warm-up ends when two samples in a row differ by less
@@ -47,6 +47,17 @@ class Measurement:
 
 
 @contextmanager
+def heap_set_aside() -> Iterator[None]:
+    """Spare the collector what exists already: a collection before each visit then costs next to nothing."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
 def garbage_collector_off() -> Iterator[None]:
     """Collect, then keep the collector from running within the block."""
     was_on = gc.isenabled()
@@ -60,7 +71,13 @@ def garbage_collector_off() -> Iterator[None]:
 
 
 def measure(
-    call: Callable[[], Any], budget_s: float, *, enough: int, most: int, clock: Clock = time.perf_counter
+    call: Callable[[], Any],
+    budget_s: float,
+    *,
+    enough: int,
+    most: int,
+    cold: bool = False,
+    clock: Clock = time.perf_counter,
 ) -> Measurement:
     """Warm up, then take samples until they agree, or agree no better, or the budget ends.
 
@@ -71,18 +88,11 @@ def measure(
         Seconds for all of it. One sample is taken even if that takes longer.
     enough, most : int
         Agreement is judged from ``enough`` samples on; ``most`` are taken at most.
-
-    Notes
-    -----
-    The first call sizes the batch and warms up. Where the budget has no room for a second one it counts as the only
-    sample: such a call takes so long that warming up is a small part of it.
+    cold : bool
+        No warm-up, and no batches: for calls so long that what warms up is a small part of them.
     """
     began = clock()
-    result, cold_s = _batch(call, 1, clock)
-    if clock() - began + cold_s > budget_s:
-        return Measurement([cold_s], 1, "budget", clock() - began, result)
-    del result
-    batch = _warm_up(call, cold_s, began + budget_s * WARM_UP_SHARE, clock)
+    batch = 1 if cold else _warm_up(call, began + budget_s * WARM_UP_SHARE, clock)
     taken = Measurement(batch=batch)
     while not taken.stop_reason:
         taken.result = None
@@ -102,9 +112,9 @@ def _batch(call: Callable[[], Any], batch: int, clock: Clock) -> tuple[Any, floa
     return result, clock() - began
 
 
-def _warm_up(call: Callable[[], Any], cold_s: float, until: float, clock: Clock) -> int:
-    """Return the batch size; grow it until it is long enough, then wait until samples settle."""
-    batch, previous = 1, cold_s
+def _warm_up(call: Callable[[], Any], until: float, clock: Clock) -> int:
+    """Return the batch size; call once, grow the batch until it is long enough, then wait until samples settle."""
+    batch, previous = 1, _batch(call, 1, clock)[1]
     while clock() + batch * previous < until:
         short = MIN_SAMPLE_S / max(previous, 1e-9)
         batch = max(batch, min(math.ceil(short), 10 * batch))
@@ -112,7 +122,7 @@ def _warm_up(call: Callable[[], Any], cold_s: float, until: float, clock: Clock)
         if batch * now >= MIN_SAMPLE_S and abs(now - previous) <= SETTLED * previous:
             break
         previous = now
-    return max(batch, 1)
+    return batch
 
 
 def _stop_reason(taken: Measurement, enough: int, most: int, last_start_s: float) -> str:

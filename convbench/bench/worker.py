@@ -27,16 +27,17 @@ from convbench.memory import measure_workspace
 from convbench.oracle import Truth
 from convbench.refusals import memory, refuse
 
-__all__ = ["Evidence", "Limits", "Verified", "sample", "verify"]
+__all__ = ["SLOW_CALL_S", "Evidence", "Limits", "Verified", "judge_again", "sample", "verify"]
 
 T = TypeVar("T")
-#: A call expected to take longer is made once to verify: that call also measures memory, and is not timed.
+#: A call expected to take longer is made once to verify, which also measures memory and is not timed; and its
+#: samples are not preceded by a warm-up.
 SLOW_CALL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one pair may cost. ``time_s`` holds for a single call."""
+    """What one pair may cost. A ``time_s`` of 0 means that no time is left for it."""
 
     time_s: float
     memory_bytes: int
@@ -45,10 +46,8 @@ class Limits:
 class Evidence:
     """A case's data and the truth about it, each worked out when first asked for."""
 
-    def __init__(self, case: Case, data: Data | None = None) -> None:
+    def __init__(self, case: Case) -> None:
         self.case = case
-        if data is not None:
-            self.data = data
 
     @cached_property
     def data(self) -> Data:
@@ -60,6 +59,10 @@ class Evidence:
         """The right answer."""
         return Truth(self.case.spec, *self.data)
 
+    def let_go_of_truth(self) -> None:
+        """Free its memory, several times that of the data; it is worked out again if asked for."""
+        self.__dict__.pop("truth", None)
+
 
 @dataclass
 class Verified:
@@ -70,9 +73,9 @@ class Verified:
     record : Record
         Status "ok" without samples, or final.
     call_s : float
-        Rough seconds of a call, for sharing out time; NaN if none was made.
+        Rough seconds of a call, for sharing out time: the first one, or what was expected of a slow one.
     known : Known or None
-        The same, for predicting larger cases.
+        The first call, for predicting larger cases; None if it was traced.
     checksums : set of str
         Of outputs that were judged right.
     """
@@ -83,7 +86,7 @@ class Verified:
     checksums: set[str] = field(default_factory=set)
 
 
-class _Settled(Exception):
+class _Settled(Exception):  # no error: this is how an answer comes back early
     """The pair's fate is known: (status, reason)."""
 
 
@@ -110,21 +113,13 @@ def verify(
     Returns
     -------
     Verified
-
-    Raises
-    ------
-    SpecError, MissingDependency
-        If the case's data cannot be made. What the backend raises becomes a status.
+        Whatever the backend raises becomes a status.
     """
     case = evidence.case
     verified = Verified(_blank(case, backend, run_id, threads))
     with _outcome(verified.record):
         _refuse(case, backend, limits)
-    if verified.record.status != "ok":
-        return verified
-    truth, data = evidence.truth, evidence.data.copy()
-    with _outcome(verified.record):
-        _verify(verified, backend, data, truth, threads, limits, known)
+        _verify(verified, backend, evidence, threads, limits, known)
     return verified
 
 
@@ -166,7 +161,7 @@ def _outcome(record: Record) -> Iterator[None]:
     except Exception as error:  # a backend may raise anything; it must cost one row, not the run
         record.status, record.reason = "failed", f"{type(error).__name__}: {_one_line(error)}"
     if record.status != "ok":
-        record.samples_s, record.batch, record.stop_reason = [], None, None
+        record.samples_s, record.batch, record.stop_reason, record.first_call_s = [], None, None, None
 
 
 def _one_line(error: BaseException) -> str:
@@ -174,7 +169,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _refuse(case: Case, backend: Backend, limits: Limits) -> None:
-    """Raise if the backend says no, or if the operands alone are too large."""
+    """Raise if the backend says no, if the operands alone are too large, or if there is no time."""
     missing = backend.unavailable()
     if missing is not None:
         raise _Settled("unavailable", missing)
@@ -182,6 +177,8 @@ def _refuse(case: Case, backend: Backend, limits: Limits) -> None:
     if reason is not None:
         raise _Settled("unsupported", reason)
     _check_memory(case.spec.bytes_min, limits)
+    if not limits.time_s:
+        raise _Settled("skipped", refuse("work", "the run's time was spent before this pair's turn"))
 
 
 def _check_memory(needed_bytes: int, limits: Limits) -> None:
@@ -191,32 +188,37 @@ def _check_memory(needed_bytes: int, limits: Limits) -> None:
 
 
 def _verify(
-    verified: Verified, backend: Backend, data: Data, truth: Truth, threads: int, limits: Limits, known: Sequence[Known]
+    verified: Verified, backend: Backend, evidence: Evidence, threads: int, limits: Limits, known: Sequence[Known]
 ) -> None:
-    record, spec = verified.record, truth.spec
+    record, spec, data = verified.record, evidence.case.spec, evidence.data.copy()
     plan, record.plan_s = _timed(partial(backend.plan, spec, threads=threads))
     record.workspace_declared_bytes = plan.workspace_bytes
     _check_memory(plan.workspace_bytes + spec.bytes_min, limits)
     weights, record.prepare_s = _timed(partial(plan.prepare, data.w))
     record.flops_executed = getattr(weights, "flops", None) or plan.flops
     expected_s = expected_seconds(backend, spec, threads, flops=record.flops_executed, known=known)
-    if expected_s > limits.time_s:
-        raise _Settled("skipped", refuse("work", f"one call should take {expected_s:.1f} s, the limit is {limits.time_s:g} s"))
+    _check_time("should take", expected_s, limits)
     traced = partial(measure_workspace, backend, spec, *data, threads=threads)
     if expected_s >= SLOW_CALL_S:
         del plan, weights  # the traced call makes its own
-        (record.workspace_measured_bytes, y), verified.call_s = _timed(traced)
-        verified.call_s -= record.plan_s + record.prepare_s
-    else:
-        y, verified.call_s = _timed(partial(plan, data.x, weights, data.bias))
-        record.first_call_s = verified.call_s
-    verified.call_s = max(verified.call_s, 1e-9)
-    _judge(verified, backend, y, truth)
-    verified.known = Known(spec, record.flops_executed, verified.call_s)
-    if verified.call_s > limits.time_s:
-        raise _Settled("skipped", refuse("work", f"one call took {verified.call_s:.1f} s, the limit is {limits.time_s:g} s"))
-    if record.workspace_measured_bytes is None:
-        record.workspace_measured_bytes, _ = traced()
+        record.workspace_measured_bytes, y = traced()
+        verified.call_s = expected_s
+        _judge(verified, backend, y, evidence)
+        return
+    y, first_call_s = _timed(partial(plan, data.x, weights, data.bias))
+    record.first_call_s = verified.call_s = first_call_s
+    _judge(verified, backend, y, evidence)
+    verified.known = Known(spec, record.flops_executed, first_call_s)
+    _check_time("took", first_call_s, limits)
+    del plan, weights
+    record.workspace_measured_bytes, _ = traced()
+
+
+def _check_time(verb: str, call_s: float, limits: Limits) -> None:
+    """The least that a pair costs is one call to verify it and one by the clock."""
+    if 2 * call_s > limits.time_s:
+        text = f"one call {verb} {call_s:.3g} s, and two are needed; the limit is {limits.time_s:g} s"
+        raise _Settled("skipped", refuse("work", text))
 
 
 def _timed(action: Callable[[], T]) -> tuple[T, float]:
@@ -225,21 +227,33 @@ def _timed(action: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - began
 
 
-def _judge(verified: Verified, backend: Backend, y: Any, truth: Truth) -> None:
+def _judge(verified: Verified, backend: Backend, y: Any, evidence: Evidence) -> None:
     """Record the error, of several outputs the largest; raise if it is beyond the backend's own bound."""
     record = verified.record
-    verdict = truth.judge(y, backend.error_bound(truth.spec))
+    verdict = evidence.truth.judge(y, backend.error_bound(evidence.case.spec))
     record.error_max_eps = max(verdict.error_max_eps, record.error_max_eps or 0.0)
     record.error_norm = max(verdict.error_norm, record.error_norm or 0.0)
     record.error_bound_eps = verdict.bound_max_eps
-    record.checksum = _checksum(y)
     if not verdict.ok:
         raise _Settled("wrong", verdict.message)
+    record.checksum = _checksum(y)
     verified.checksums.add(record.checksum)
 
 
 def _checksum(y: Any) -> str:
-    return blake2b(np.ascontiguousarray(y), digest_size=8).hexdigest()
+    return blake2b(np.asarray(y).tobytes(), digest_size=8).hexdigest()
+
+
+def judge_again(verified: Verified, backend: Backend, y: Any, evidence: Evidence) -> None:
+    """Judge the output of a timed call; ``verified.record`` becomes "wrong" if it is.
+
+    The truth is worked out again only if the output differs from all those that were found right.
+    """
+    with _outcome(verified.record):
+        verified.record.checksum = _checksum(y)
+        if verified.record.checksum not in verified.checksums:
+            _judge(verified, backend, y, evidence)
+            evidence.let_go_of_truth()
 
 
 def sample(
@@ -252,7 +266,7 @@ def sample(
     verified : Verified
         Of the same pair, with status "ok"; stages keep the times measured then.
     evidence : Evidence
-        Its truth is worked out only if the output differs from all those found right before.
+        Of the same case.
     backend : Backend
     number : int
         Of the pass.
@@ -270,10 +284,8 @@ def sample(
         plan = backend.plan(evidence.case.spec, threads=record.threads)
         weights = plan.prepare(data.w)
         with garbage_collector_off():
-            taken = measure(partial(plan, data.x, weights, data.bias), budget_s, enough=enough, most=most)
+            call = partial(plan, data.x, weights, data.bias)
+            taken = measure(call, budget_s, enough=enough, most=most, cold=verified.call_s >= SLOW_CALL_S)
         record.samples_s, record.batch, record.stop_reason = taken.samples_s, taken.batch, taken.stop_reason
-        record.checksum = _checksum(taken.result)
-        if record.checksum not in verified.checksums:
-            del plan, weights
-            _judge(replace(verified, record=record), backend, taken.result, evidence.truth)
+        judge_again(replace(verified, record=record), backend, taken.result, evidence)
     return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,19 @@ from convbench.errors import MissingDependency
 if TYPE_CHECKING:
     import pandas as pd
 
+    from convbench.spec import ConvSpec
+
 __all__ = ["DEFAULT_BASELINE", "machine", "write_report"]
 
 DEFAULT_BASELINE = "scipy-fft"
 
 
 def write_report(
-    folder: str | Path, *, baseline: str = DEFAULT_BASELINE, note: Callable[[str], None] = warnings.warn
+    folder: str | Path,
+    *,
+    baseline: str = DEFAULT_BASELINE,
+    matrices: Sequence[ConvSpec] = (),
+    note: Callable[[str], None] = warnings.warn,
 ) -> list[Path]:
     """Write table.md, table.csv, overview.md and the plots (SVG and PNG) of a run beside its records.
 
@@ -28,6 +34,8 @@ def write_report(
         A run's folder.
     baseline : str
         The backend over which speed-ups are reckoned; without results of it there are none.
+    matrices : sequence of ConvSpec
+        Specs whose figures as a matrix go into matrix.md; they need no results.
     note : callable
         Receives one line for each part that a missing library costs.
 
@@ -46,17 +54,21 @@ def write_report(
     from convbench.bench.record import load_results, read
 
     folder = Path(folder)
+    written = _write_matrices(matrices, folder)
     read(folder)  # a folder without records is an error with or without pandas
     try:
         records = load_results(folder)
     except MissingDependency as missing:
         note(str(missing))
-        return []
+        return written
+    if records.empty:
+        note("no pair was finished, so there are no tables")
+        return written
     from convbench.report.tables import figures
 
     table = figures(records, baseline)
     environment = records.attrs.get("environment", {})
-    written = _write_tables(table, environment, folder, baseline)
+    written += _write_tables(table, environment, folder, baseline)
     from convbench.report.plots import save_plots
 
     try:
@@ -90,7 +102,7 @@ def _write_tables(table: pd.DataFrame, environment: Mapping[str, Any], folder: P
     common = layout_of(table["case"]).common
     head = [machine(environment)] if environment else []
     head += [f"All cases: `{common}`"] if common else []
-    legend = tables.LEGEND.format(baseline=baseline)
+    legend = "\n".join(f"- {name}: {text.format(baseline=baseline)}" for name, text in tables.LEGEND.items())
     pages = {
         "table.md": ["# Results", *head, legend, tables.comparison(table).markdown()],
         "overview.md": ["# Overview", *head, tables.MARK, tables.overview(table).markdown()],
@@ -102,3 +114,15 @@ def _write_tables(table: pd.DataFrame, environment: Mapping[str, Any], folder: P
         path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
         written.append(path)
     return written
+
+
+def _write_matrices(specs: Sequence[ConvSpec], folder: Path) -> list[Path]:
+    from convbench.report.matrix import matrix_table
+
+    if not specs:
+        return []
+    parts = ["# The same operation seen as a matrix"]
+    parts += [part for spec in specs for part in (f"## `{spec}`", matrix_table(spec).markdown())]
+    path = folder / "matrix.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return [path]

@@ -45,7 +45,7 @@ class Layout:
     Attributes
     ----------
     labels : mapping of str to str
-        Case line → the tokens in which it differs from the others.
+        Case line → the tokens in which it differs from the others, numbered (#1 …) unless ``varies`` is set.
     common : str
         The tokens that all cases share.
     varies : str or None
@@ -59,6 +59,11 @@ class Layout:
     common: str
     varies: str | None = None
     panels: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+
+    def short(self, case: str) -> str:
+        """Return the number of a case, or its label where that is short."""
+        label = self.labels[case]
+        return label.partition(" ")[0] if label.startswith("#") else label
 
     @property
     def symbol(self) -> str:
@@ -94,22 +99,23 @@ def layout_of(cases: Iterable[str]) -> Layout:
     varying = [key for key in keys if len({entry.get(key) for entry in tokens.values()}) > 1]
     first = next(iter(tokens.values()), {})
     common = " ".join(token for key, token in first.items() if key not in varying and token != "seed=0")
-    labels = {case: _join(entry, varying) or case for case, entry in tokens.items()}
+    numbered = {case: f"#{number} {_written(case, varying)}" for number, case in enumerate(tokens, 1)}
     numeric = [key for key in varying if _KEYS.get(key) in _NUMERIC]
     # padding that follows the kernel (p1 at k3, p2 at k5) is not a second variable
     others = [key for key in varying if key not in numeric and not (key == "p" and numeric == ["k"])]
     if len(tokens) == 1:
-        return Layout(labels, "")  # its label is the whole line
+        return Layout({case: case for case in tokens}, "")
     if len(numeric) != 1:
-        return Layout(labels, common)
+        return Layout(numbered, common)
     panels: dict[str, dict[int, str]] = {}
     for case, entry in tokens.items():
         value = _number(case, _KEYS[numeric[0]])
         panel = panels.setdefault(_join(entry, others), {})
         if value is None or value in panel:
-            return Layout(labels, common)
+            return Layout(numbered, common)
         panel[value] = case
     ordered = {name: dict(sorted(panel.items())) for name, panel in panels.items()}
+    labels = {case: _join(entry, varying) for case, entry in tokens.items()}
     return Layout(labels, common, _KEYS[numeric[0]], ordered)
 
 
@@ -144,6 +150,12 @@ def _token_key(token: str) -> str:
 def _join(entry: Mapping[str, str], keys: Iterable[str]) -> str:
     chosen = set(keys)
     return " ".join(token for key, token in entry.items() if key in chosen)
+
+
+def _written(case: str, keys: Iterable[str]) -> str:
+    """Join the tokens of these keys that the line has, without the defaults if anything else is left."""
+    chosen = set(keys)
+    return " ".join(t for t in case.split() if _token_key(t) in chosen) or _join(_tokens(case), chosen)
 
 
 def _number(case: str, name: str) -> int | None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from convbench.bench.record import ENVIRONMENT_FILE
+from convbench.bench.run import Event, PairDone, PairVerified, PassStarted, Started
+from convbench.report import machine
 from convbench.report.layout import layout_of
 from convbench.report.tables import result_row
-from convbench.report.text import Column, Grid
+from convbench.report.text import Column, Grid, shorten
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from convbench.bench.record import Record
     from convbench.report.screen import Screen
-    from rich.progress import Progress
 
 __all__ = ["Live"]
 
@@ -34,24 +40,29 @@ class Live:
         Where the remaining time is shown; in a pipe each row is numbered instead.
     cases, backends : sequence of str
         What will run.
+    folder : Path
+        The run's; it names the machine.
     quiet : bool
         No rows.
     """
 
     def __init__(
-        self, screen: Screen, bar: Progress | None, cases: Sequence[str], backends: Sequence[str], quiet: bool
+        self,
+        screen: Screen,
+        bar: Progress | None,
+        cases: Sequence[str],
+        backends: Sequence[str],
+        folder: Path,
+        quiet: bool,
     ) -> None:
         self.statuses: dict[tuple[str, str], str] = {}
-        self._screen, self._bar, self._quiet = screen, bar, quiet
+        self._screen, self._bar, self._folder, self._quiet = screen, bar, folder, quiet
         self._task = bar.add_task("preparing", total=None) if bar else None
-        self._layout = layout_of(cases)
-        if self._layout.varies or len(cases) == 1:
-            labels = self._layout.labels.values()
-        else:
-            labels = self._layout.labels.values()
+        half = screen.width and screen.width // 2
+        self._labels = {case: shorten(label, half) for case, label in layout_of(cases).labels.items()}
         self._grid = Grid(
             [
-                Column("case", right=False, least=max(map(len, labels))),
+                Column("case", right=False, least=max(map(len, self._labels.values()))),
                 Column("backend", right=False, least=max(map(len, backends))),
                 Column("time", least=8),
                 Column("error", least=7),
@@ -61,21 +72,24 @@ class Live:
         )
         self._begun = False
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Take one event of :func:`convbench.bench.run.run_cases`."""
-        handler = getattr(self, f"_on_{type(event).__name__}", None)
-        if handler is not None:
-            handler(event)
+        match event:
+            case Started():
+                self._update(total=event.total)
+                self._name_machine()
+            case PairVerified():
+                self._update(description="verifying", completed=event.done)
+            case PassStarted():
+                self._update(description=f"pass {event.number} of {event.passes}")
+            case PairDone():
+                self._show(event.record)
+                self._update(completed=event.done)
 
-    def _on_Started(self, event: Any) -> None:
-        self._update(total=event.total)
-
-    def _on_PassStarted(self, event: Any) -> None:
-        self._update(description=f"pass {event.index} of {event.passes}")
-
-    def _on_PairDone(self, event: Any) -> None:
-        self._show(event.record)
-        self._update(completed=event.done, total=event.total)
+    def _name_machine(self) -> None:
+        if not self._quiet:
+            environment = json.loads((self._folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+            self._screen.say(machine(environment))
 
     def _update(self, **changes: Any) -> None:
         if self._bar is not None and self._task is not None:
@@ -91,4 +105,4 @@ class Live:
             self._screen.header(self._grid)
             self._begun = True
         time_s = median(record.samples_s) if record.samples_s else None
-        self._screen.row(self._grid, result_row(record.to_dict(), self._layout.labels[record.case], time_s))
+        self._screen.row(self._grid, result_row(record.to_dict(), self._labels[record.case], time_s))

@@ -23,7 +23,7 @@ __all__ = ["error_plot", "save_plots", "speedup_plot", "time_plot"]
 #: Okabe and Ito's palette without its yellow, which is too faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -234,8 +234,7 @@ def _finish(figure: Figure, axes: Sequence[Axes], styles: _Styles, title: str, l
     lines = [line for line in (layout.common, note) if line]
     height_in = figure.get_figheight()
     band_in = 0.42 + 0.17 * len(lines)
-    engine = figure.get_layout_engine()
-    assert engine is not None
+    engine: Any = figure.get_layout_engine()
     engine.set(rect=(0, 0, 1, 1 - band_in / height_in))
     figure.text(0.008, 1 - 0.09 / height_in, title, va="top", fontsize=12, fontweight="bold")
     figure.text(0.008, 1 - 0.34 / height_in, "\n".join(lines), va="top", fontsize=8.5, color="#555555")

@@ -74,9 +74,9 @@ class Screen:
             self._console.print(Text.assemble(*line), soft_wrap=True)
 
     @contextmanager
-    def progress(self) -> Iterator[Progress | None]:
-        """Show a bar with the remaining time below what is printed; None unless on a terminal."""
-        if not self.live:
+    def progress(self, quiet: bool = False) -> Iterator[Progress | None]:
+        """Show a bar with the remaining time below what is printed; None if quiet or not on a terminal."""
+        if quiet or not self.live:
             yield None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -85,3 +85,12 @@ class Screen:
         columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), left)
         with Progress(*columns, console=self._console, transient=True) as bar:
             yield bar
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Show on a terminal that something is under way."""
+        if not self.live:
+            yield
+            return
+        with self._console.status(text):
+            yield

@@ -28,12 +28,14 @@ __all__ = [
     "result_row",
 ]
 
-LEGEND = (
-    "time: median of one call and its 95 % interval · speed-up: {baseline}'s time over this one's · "
-    "GFLOP/s: nominal operations (2·MACs) over time · executed: operations really done over time · "
-    "error: largest |ŷ − y| / (|w| ∗ |x|) in units of the dtype's eps, beside the algorithm's own bound · "
-    "workspace: declared, and as measured"
-)
+#: What the columns of the comparison mean; ``{baseline}`` is to be filled in.
+LEGEND = {
+    "time": "one call, median and its 95 % interval",
+    "speed-up": "the time of {baseline} over this one's",
+    "GFLOP/s": "nominal operations (2·MACs, the same for all) over time; executed: operations really done over time",
+    "error": "largest |ŷ − y| / (|w| ∗ |x|) in units of the dtype's eps; bound: what the algorithm promises",
+    "workspace": "memory beside operands and result, declared; measured: its peak",
+}
 
 MARK = "marked: the fastest of its case, and what its 95 % interval does not separate from it"
 
@@ -63,8 +65,9 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     from convbench.bench import statistics
 
     table = statistics.summarise(records)
-    table["baseline"] = baseline if baseline in set(table["backend"]) else None
-    table["speedup"] = statistics.speedups(table, baseline) if baseline in set(table["backend"]) else float("nan")
+    present = baseline is not None and baseline in set(table["backend"])
+    table["baseline"] = baseline if present else None
+    table["speedup"] = statistics.speedups(table, str(baseline)) if present else float("nan")
     base = table[table["backend"] == baseline].set_index("case")
     for end, opposite in (("low", "high"), ("high", "low")):
         quotient = table["case"].map(base[f"{end}_s"]) / table[f"{opposite}_s"]
@@ -193,7 +196,7 @@ def overview(table: pd.DataFrame) -> Overview:
         }
     else:
         grids = {"": _case_grid(layout, backends, cells, best)}
-    return Overview(grids, [*_words(table, backends), *_absent(table, backends)])
+    return Overview(grids, [*_words(table, backends), *_absent(table, backends), *_without_baseline(table)])
 
 
 def _panel_title(layout: Layout, name: str) -> str:
@@ -232,25 +235,32 @@ def _cell(row: Figure | None) -> str:
 
 def _words(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
     """Explain each status that appears in a cell, with the reasons of the refusals."""
-    notes = []
+    notes: dict[str, list[str]] = {}
     for (backend, status), rows in _grouped(table, ["backend", "status"]):
         if backend in backends and status != "ok":
             word, reasons = _SHORT.get(status, status), _reasons(rows)
-            notes.append(f"{backend} {word}{_places(rows, table)}{reasons}")
-    return notes
+            notes.setdefault(f"{word}{_places(rows, table)}{reasons}", []).append(backend)
+    return [f"{', '.join(names)} {text}" for text, names in notes.items()]
 
 
 def _absent(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
-    return [
-        f"{backend} {'/'.join(dict.fromkeys(row['status'] for row in rows))} in every case{_reasons(rows)}"
-        for (backend,), rows in _grouped(table, ["backend"])
-        if backend not in backends
-    ]
+    notes: dict[str, list[str]] = {}
+    for (backend,), rows in _grouped(table, ["backend"]):
+        if backend not in backends:
+            statuses = " or ".join(dict.fromkeys(row["status"] for row in rows))
+            notes.setdefault(f"{statuses} in every case{_reasons(rows)}", []).append(backend)
+    return [f"{', '.join(names)} {text}" for text, names in notes.items()]
+
+
+def _without_baseline(table: pd.DataFrame) -> list[str]:
+    if table["speedup"].notna().any():
+        return []
+    return ["no speed-ups: the baseline has no time in this run; choose another with --baseline"]
 
 
 def _places(rows: Sequence[Figure], table: pd.DataFrame) -> str:
-    labels = layout_of(table["case"]).labels
-    places = [labels[row["case"]] for row in rows]
+    layout = layout_of(table["case"])
+    places = [layout.short(row["case"]) for row in rows]
     return f" at {', '.join(places)}" if len(places) <= 3 else f" in {len(places)} cases"
 
 

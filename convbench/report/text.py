@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 __all__ = [
     "DASH",
@@ -16,6 +17,7 @@ __all__ = [
     "human_number",
     "human_seconds",
     "missing",
+    "shorten",
 ]
 
 DASH = "–"
@@ -23,7 +25,7 @@ _TIME_UNITS = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
 
 
 def missing(value: object) -> bool:
-    """Is this None or NaN?
+    """Return whether this is None or NaN.
 
     >>> [missing(value) for value in (None, float("nan"), 0, "")]
     [True, True, False, False]
@@ -73,6 +75,15 @@ def human_interval(low_s: float | None, high_s: float | None, time_s: float) -> 
     return f"{human_number(low_s / scale)}–{human_number(high_s / scale)}"
 
 
+def shorten(text: str, width: int | None) -> str:
+    """Cut a text to ``width`` characters.
+
+    >>> shorten("n1 c64 o64 i56x56", 10), shorten("n1 c64", None)
+    ('n1 c64 o6…', 'n1 c64')
+    """
+    return text if width is None or len(text) <= width else text[: width - 1] + "…"
+
+
 def _decade(value: float) -> int:
     """Exponent of the first digit once rounded to three."""
     return int(f"{value:.2e}".partition("e")[2])
@@ -115,9 +126,18 @@ class Row:
     marked: frozenset[int] = frozenset()  # indices of the cells that stand out: * on screen, bold in Markdown
 
 
+class _Fit(NamedTuple):
+    """How a grid stands on a screen: its width, the columns kept, all widths, the columns with marks."""
+
+    width: int | None
+    kept: list[int]
+    widths: list[int]
+    marked: frozenset[int]
+
+
 @dataclass
 class Grid:
-    """A table that prints itself to any width, or as Markdown.
+    r"""A table that prints itself to any width, or as Markdown.
 
     >>> grid = Grid([Column("backend", right=False), Column("time"), Column("note", right=False, drop=1)])
     >>> grid.rows += [Row(("fft", "6.51 ms", "ok")), Row(("reference",), "unsupported: 4.12e7 MACs needed")]
@@ -126,7 +146,7 @@ class Grid:
     |:--|--:|:--|
     | fft | 6.51 ms | ok |
     | reference | unsupported: 4.12e7 MACs needed |  |
-    >>> print("\\n".join(grid.plain(23)))
+    >>> print("\n".join(grid.plain(23)))
     backend       time
     fft        6.51 ms
     reference  unsupported:
@@ -139,18 +159,26 @@ class Grid:
     gap: int = 2
 
     def _widths(self) -> list[int]:
+        """Width of each column; where one has marks, every cell keeps room for one, so that figures stay aligned."""
         rows = [row.cells for row in self.rows] + [tuple(column.title for column in self.columns)]
-        widths = [
-            max(column.least, *(len(row[i]) for row in rows if i < len(row))) for i, column in enumerate(self.columns)
+        marked = self._marked()
+        return [
+            max(column.least, *(len(row[i]) + (i in marked) for row in rows if i < len(row)))
+            for i, column in enumerate(self.columns)
         ]
-        return [width + (i in self._marked_columns()) for i, width in enumerate(widths)]
 
-    def _marked_columns(self) -> frozenset[int]:
+    def _marked(self) -> frozenset[int]:
         return frozenset[int]().union(*(row.marked for row in self.rows))
 
     def split(self, width: int | None) -> list[Grid]:
-        """Return the table as several, one below the other, each with the first column and as many as fit."""
+        """Return the table as several, one below the other, each with the first column and as many as fit.
+
+        If all do not fit at once, a first column of more than a quarter of the width is cut.
+        """
         widths = self._widths()
+        if width and widths[0] > width // 4 and sum(widths) + self.gap * (len(widths) - 1) > width:
+            rows = [replace(row, cells=(shorten(row.cells[0], width // 4), *row.cells[1:])) for row in self.rows]
+            return Grid(self.columns, rows, self.gap).split(width)
         parts: list[list[int]] = [[0]]
         for i in range(1, len(self.columns)):
             if width and len(parts[-1]) > 1 and sum(widths[j] + self.gap for j in (*parts[-1], i)) - self.gap > width:
@@ -171,46 +199,50 @@ class Grid:
 
     def kept(self, width: int | None) -> list[int]:
         """Return the indices of the columns that fit into ``width`` characters."""
+        return self._fit(width).kept
+
+    def _fit(self, width: int | None) -> _Fit:
         widths = self._widths()
         kept = list(range(len(self.columns)))
         droppable = sorted((i for i in kept if self.columns[i].drop), key=lambda i: -self.columns[i].drop)
         while width and droppable and sum(widths[i] + self.gap for i in kept) - self.gap > width:
             kept.remove(droppable.pop(0))
-        return kept
+        return _Fit(width, kept, widths, self._marked())
 
     def lines(self, width: int | None) -> Iterator[list[tuple[str, str]]]:
         """Yield each line as (text, style) pieces; ``width`` None is unlimited."""
-        kept, widths = self.kept(width), self._widths()
+        fit = self._fit(width)
         header = Row(tuple(column.title for column in self.columns), style="bold")
         if any(header.cells):
-            yield self._line(header, kept, widths)
+            yield self._line(header, fit)
         for row in self.rows:
-            yield from self.row_lines(row, width)
+            yield from self._row(row, fit)
 
     def row_lines(self, row: Row, width: int | None) -> Iterator[list[tuple[str, str]]]:
         """Yield the lines of one row, which need not be in the table yet."""
+        return self._row(row, self._fit(width))
+
+    def _row(self, row: Row, fit: _Fit) -> Iterator[list[tuple[str, str]]]:
         if row.title:
             yield from ([], [(row.title, "bold")])
         elif row.sentence:
-            yield from self._sentence(row, width)
+            yield from self._sentence(row, fit)
         else:
-            yield self._line(row, self.kept(width), self._widths())
+            yield self._line(row, fit)
 
-    def _line(self, row: Row, kept: list[int], widths: list[int]) -> list[tuple[str, str]]:
+    def _line(self, row: Row, fit: _Fit) -> list[tuple[str, str]]:
         pieces: list[tuple[str, str]] = []
-        for i in (i for i in kept if i < len(row.cells)):
-            # where a column has marks, every cell keeps room for one, so that the figures stay aligned
-            mark = "*" if i in row.marked else " " * (i in self._marked_columns())
-            text = row.cells[i] + mark
-            text = text.rjust(widths[i]) if self.columns[i].right else text.ljust(widths[i])
+        for i in (i for i in fit.kept if i < len(row.cells)):
+            text = row.cells[i] + ("*" if i in row.marked else " " * (i in fit.marked))
+            text = text.rjust(fit.widths[i]) if self.columns[i].right else text.ljust(fit.widths[i])
             lead = " " * self.gap if pieces else ""
             pieces.append((lead + text, "bold green" if i in row.marked else row.style))
         pieces[-1] = (pieces[-1][0].rstrip(), pieces[-1][1])
         return pieces
 
-    def _sentence(self, row: Row, width: int | None) -> Iterator[list[tuple[str, str]]]:
-        head = "".join(cell.ljust(size + self.gap) for cell, size in zip(row.cells, self._widths(), strict=False))
-        room = max(12, width - len(head)) if width else len(row.sentence)
+    def _sentence(self, row: Row, fit: _Fit) -> Iterator[list[tuple[str, str]]]:
+        head = "".join(cell.ljust(size + self.gap) for cell, size in zip(row.cells, fit.widths, strict=False))
+        room = max(12, fit.width - len(head)) if fit.width else len(row.sentence)
         for part in textwrap.wrap(row.sentence, room, break_on_hyphens=False):
             yield [(head + part, row.style)]
             head = " " * len(head)

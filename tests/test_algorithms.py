@@ -1,0 +1,172 @@
+"""The ideas that algorithms share: lowering, blocks, tensor trains; and that they run on any array namespace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convbench import ConvSpec, UnsupportedWeights, check_backend, get_backend, oracle
+from convbench.algorithms.blocking import Blocking
+from convbench.algorithms.lowering import AxisLowering, Lowering
+from convbench.algorithms.lowrank import factor_error, max_rank, pass_macs, tensor_train
+from convbench.arrays import numpy_namespace, standard_namespace
+from convbench.backend import AlgorithmBackend
+from convbench.geometry import output_size
+
+
+@st.composite
+def axes(draw: st.DrawFn) -> AxisLowering:
+    size, kernel = draw(st.integers(1, 20)), draw(st.integers(1, 7))
+    stride, dilation = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    before, after = draw(st.integers(-3, 9)), draw(st.integers(-3, 9))
+    outputs = output_size(size, kernel, stride, dilation, before, after)
+    if outputs < 1:
+        before, outputs = before + dilation * kernel + 3, 0
+        outputs = output_size(size, kernel, stride, dilation, before, after)
+    return AxisLowering(size, kernel, stride, dilation, before, max(1, outputs))
+
+
+@given(axes())
+def test_lowered_axis_computes_every_output_from_unit_stride_circular_correlations(axis: AxisLowering) -> None:
+    """Polyphase components, subgrids and the shared zeros together give the definition back, and no more."""
+    rng = np.random.default_rng(axis.size * 1000 + axis.kernel)
+    x, w = rng.integers(-9, 9, axis.size), rng.integers(-9, 9, axis.kernel)
+    expected = [
+        sum(
+            int(w[k] * x[q])
+            for k in range(axis.kernel)
+            if 0 <= (q := p * axis.stride + k * axis.dilation - axis.before) < axis.size
+        )
+        for p in range(axis.outputs)
+    ]
+    y = np.zeros(axis.outputs, int)
+    for subgrid in range(axis.subgrids):
+        total = np.zeros(axis.period, int)
+        for phase in range(axis.phases):
+            circle = np.zeros(axis.period, int)
+            circle[axis.target(phase, subgrid)] = x[axis.source(phase, subgrid)]
+            for m, tap in enumerate(w[axis.taps(phase)]):
+                total += tap * np.roll(circle, axis.zeros[0] - m)
+        y[axis.positions(subgrid)] = total[: axis.position_count(subgrid)]
+    assert y.tolist() == expected
+
+
+def test_strides_cost_the_transform_less_and_dilation_nothing() -> None:
+    """Polyphase halves an axis' work at stride 2; subgrids keep the length that dilation 1 has."""
+    fft = pytest.importorskip("pyfftw") and get_backend("fft")
+    plain = fft.plan(ConvSpec.parse("i512x512 k9 psame"), threads=1).flops
+    strided = fft.plan(ConvSpec.parse("i512x512 k9 s2 psame"), threads=1).flops
+    dilated = fft.plan(ConvSpec.parse("i512x512 k9 d4 psame"), threads=1).flops
+    assert strided < 0.75 * plain
+    assert dilated < 1.2 * plain
+    assert Lowering(ConvSpec.parse("i64 k9 s6 d4 p9")).phases == 3
+    assert Lowering(ConvSpec.parse("i64 k9 s6 d4 p9")).subgrids == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n3 c4 o2 g2 i17x9 k3x2 s2x1 d1x2 p3:1x0:2",
+        "n2 c2 o4 i40 k5 p-2:7",
+        "c1 o1 i5x6x7 k3 p4:0x1x2 s1x2x3",
+        "i4 k2 p-9:12",
+    ],
+)
+@pytest.mark.parametrize(("budget", "threads"), [(1, 1), (600, 1), (10**9, 3)])
+def test_blocks_cover_every_output_once_and_load_its_padded_input(line: str, budget: int, threads: int) -> None:
+    """Each block's halo is what np.pad would have put there, whatever the budget."""
+    spec, ns = ConvSpec.parse(line + " f64"), numpy_namespace()
+    blocking = Blocking(spec, 8, budget, threads)
+    channels = spec.in_channels // spec.groups
+    x = np.random.default_rng(0).standard_normal((spec.batch, spec.groups, channels, *spec.input_size))
+    padded = oracle._extend(spec, x.reshape(spec.input_shape)).reshape(*x.shape[:3], *[-1] * 0, *_reach(spec))
+    covered = np.zeros((spec.batch, spec.groups, *spec.output_size), int)
+    for block in blocking.blocks:
+        covered[(block.images, block.groups, *block.outputs)] += 1
+        halo = blocking.load(ns, x, block, np.full(blocking.halo_elements, np.nan))
+        where = tuple(
+            slice(r.start * s, r.start * s + extent)
+            for r, s, extent in zip(block.outputs, spec.stride, halo.shape[3:], strict=True)
+        )
+        np.testing.assert_array_equal(halo, padded[(block.images, block.groups, slice(None), *where)])
+    assert (covered == 1).all()
+    assert len(blocking.blocks) >= (threads if prod(spec.output_size) * 8 > threads * 2**16 else 1)
+
+
+def _reach(spec: ConvSpec) -> list[int]:
+    return [
+        (p - 1) * s + (k - 1) * d + 1
+        for p, s, k, d in zip(spec.output_size, spec.stride, spec.kernel_size, spec.dilation, strict=True)
+    ]
+
+
+def _contract(cores: list[Any]) -> Any:
+    result = cores[0]
+    for core in cores[1:]:
+        result = np.tensordot(result, core, axes=1)
+    return result[0, ..., 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((7, 9), 1), ((9, 9), 3), ((5, 6, 7), 1), ((5, 5, 5), 2), ((3, 4, 5, 3), 2)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tensor_train_finds_the_rank_and_keeps_its_promise(shape: tuple[int, ...], rank: int, dtype: str) -> None:
+    """Rounding to the dtype does not raise the rank, and what is left out is below the bound."""
+    rng = np.random.default_rng(3)
+    terms = []
+    for _ in range(rank):
+        term = rng.standard_normal(shape[0])
+        for size in shape[1:]:
+            term = np.multiply.outer(term, rng.standard_normal(size))
+        terms.append(term)
+    w = sum(terms).astype(dtype)
+    eps = float(np.finfo(dtype).eps)
+    cores = tensor_train(w, eps)
+    assert {core.shape[2] for core in cores[:-1]} == {rank}
+    assert np.linalg.norm(_contract(cores) - w) <= factor_error(shape, eps) * eps * np.linalg.norm(w)
+
+
+def test_integer_outer_products_keep_integer_factors() -> None:
+    """Sobel, binomial and 3-D integer kernels stay exact."""
+    for factors in ([[1, 2, 1], [-1, 0, 1]], [[6, 10, 15], [35, 21]], [[1, 3, 3, 1], [2, 4], [0, -5, 5]]):
+        kernel = np.array(factors[0])
+        for factor in factors[1:]:
+            kernel = np.multiply.outer(kernel, factor)
+        cores = tensor_train(kernel, 2.0**-23)
+        assert all(np.array_equal(core, np.rint(core)) for core in cores)
+        assert np.array_equal(_contract(cores), kernel)
+
+
+def test_rank_limit_is_where_passes_stop_paying() -> None:
+    """A 9×9 kernel gains up to rank 4 (4·18 < 81), a 2×2 one never."""
+    assert max_rank((9, 9)) == 4
+    assert max_rank((2, 2)) == 0
+    assert pass_macs((3, 5, 7), (2, 4)) == 3 * 2 + 2 * 5 * 4 + 4 * 7
+
+
+def test_separable_refuses_full_rank_with_the_rank() -> None:
+    """The reason names the numerical rank, its maximum and the limit."""
+    plan = get_backend("separable").plan(ConvSpec.parse("i32x32 k9 f64"))
+    with pytest.raises(UnsupportedWeights, match=r"weights: numerical rank 9 of 9: 1-D passes gain up to rank 4"):
+        plan.prepare(np.random.default_rng(0).standard_normal((1, 1, 9, 9)))
+
+
+@pytest.mark.parametrize("name", ["direct-numpy", "im2col", "fft", "separable"])
+def test_algorithm_passes_the_battery_on_array_api_strict(name: str) -> None:
+    """No NumPy call hides in an algorithm: array-api-strict refuses what is not in the standard."""
+    xp = pytest.importorskip("array_api_strict")
+    bound = get_backend(name)
+    assert isinstance(bound, AlgorithmBackend)
+    real_only = replace(bound.limits, dtypes=("float32", "float64"), axes=(1, 2, 3))
+    backend = replace(bound, ns=lambda: standard_namespace(xp), limits=real_only)
+    results = check_backend(backend, specs=8, seed=5)
+    failures = [f"{r.check}: {r.message}" for r in results if r.status == "failed"]
+    assert not failures, "\n".join(failures[:5])
+    assert sum(r.status == "passed" for r in results) > 50

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import specs
+
+from convbench.bench import Case, list_suites, load_suite
+from convbench.bench.data import mirrored, photograph
+from convbench.errors import SpecError, UnsupportedSpec
+from convbench.spec import ConvSpec
+
+
+@given(spec=specs(), x=st.sampled_from(("noise", "integers")), seed=st.integers(0, 10**9), rank=st.booleans())
+def test_lines_print_and_parse_back(spec: ConvSpec, x: str, seed: int, rank: bool) -> None:
+    case = Case(spec, x=x, w="rank1" if rank else "random", seed=seed)
+    assert Case.parse(str(case)) == case
+    assert str(Case.parse(str(case))) == str(case)
+
+
+def test_defaults_are_left_out_and_tokens_parse_from_any_order() -> None:
+    assert str(Case.parse("x=noise i8x8 seed=0 k3 w=random")) == "n1 c1 o1 i8x8 k3 f32"
+    assert Case.parse("seed=7 w=box i8x8 x=integers k3") == Case(ConvSpec.parse("i8x8 k3"), "integers", "box", 7)
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "rule"),
+    [
+        ("i8x8 k3 x=foo", "x", "must be one of noise, integers, photo, @file"),
+        ("i8x8 k3 w=sobol", "w", "must be one of random"),
+        ("i8x8 k5 w=sobel", "w", "is a 3×3 kernel; the spec has 5×5"),
+        ("i8x8 k1x3 w=edge", "w", "is a 1×2 kernel"),
+        ("i8x8 k3 uint8 w=sobel", "w", "signed"),
+        ("i8x8 k3 int8 w=gaussian", "w", "floating"),
+        ("i8x8 k3 w=rank4", "w", "at most rank 3"),
+        ("i8x8 k3 w=rank0", "w", "must be one of"),
+        ("i8 k3 x=photo", "x", "needs 2 axes"),
+        ("c2 i8x8 k3 x=photo", "x", "1 or 3 channels"),
+        ("i8x8 k3 x=@nowhere.npy", "x", "no such file"),
+        ("i8x8 k3 x=@notes.txt", "x", "ending in .npy"),
+        ("i8x8 k3 w=@picture.png", "w", "ending in .npy"),
+        ("i8x8 k3 seed=-1", "seed", "whole number"),
+        ("i8x8 k3 seed=one", "seed", "whole number"),
+        ("i8x8 k3 x=noise x=noise", "x", "twice"),
+        ("i8x8 k3 y=noise", "line", "not a token"),
+        ("i8x8 x=noise", "kernel_size", "is missing"),
+    ],
+)
+def test_malformed_lines_name_field_and_rule(line: str, field: str, rule: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        Case.parse(line)
+    assert caught.value.field == field
+    assert rule in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32", "f64", "complex64", "int8", "uint8", "int64"])
+@pytest.mark.parametrize("x", ["noise", "integers"])
+def test_data_have_the_shapes_and_dtype_of_the_spec(dtype: str, x: str) -> None:
+    case = Case.parse(f"n2 c4 o6 i5x7 k2x3 g2 t2x1 bias=tile {dtype} x={x}")
+    data = case.data()
+    for array, shape in zip(data, (case.spec.input_shape, case.spec.weight_shape, case.spec.bias_shape), strict=True):
+        assert array is not None
+        assert array.shape == shape
+        assert array.dtype == case.spec.dtype
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
+        assert array.flags.owndata
+
+
+def test_data_are_new_each_time_and_follow_the_seed() -> None:
+    case = Case.parse("c2 o2 i9x9 k3 bias=channel f32 seed=3")
+    first, second, other = case.data(), case.data(), Case.parse(f"{case.spec} seed=4").data()
+    for a, b, c in zip(first, second, other, strict=True):
+        assert not any(operand is None for operand in (a, b, c))
+        np.testing.assert_array_equal(a, b)
+        assert not np.shares_memory(a, b)
+        assert not np.array_equal(a, c)
+    copied = first.copy()
+    assert not any(np.shares_memory(a, b) for a, b in zip(first, copied, strict=True))
+
+
+def test_operands_draw_from_streams_of_their_own() -> None:
+    small, large = (Case.parse(f"i{size}x{size} k3 f64").data() for size in (8, 16))
+    np.testing.assert_array_equal(small.w, large.w)
+    assert not np.array_equal(small.x.ravel()[:9], small.w.ravel())
+
+
+def test_channels_last_data_are_a_permuted_view() -> None:
+    x = Case.parse("n2 c3 i4x5 k1 layout=channels_last f32").data().x
+    assert x.shape == (2, 3, 4, 5)
+    assert np.moveaxis(x, 1, -1).flags.c_contiguous
+    assert np.moveaxis(Case.parse("n2 c3 i4x5 k1 layout=channels_last").data().copy().x, 1, -1).flags.c_contiguous
+
+
+def test_mirroring_is_half_sample_symmetric() -> None:
+    expected = np.pad(np.arange(5), (0, 18), mode="symmetric")
+    np.testing.assert_array_equal(mirrored(23, 5), expected)
+
+
+def test_the_photograph_is_mirrored_to_size_and_shifted_from_example_to_example() -> None:
+    grey = photograph() @ np.array([0.299, 0.587, 0.114])
+    assert grey.shape == (600, 512)
+    x = Case.parse("n2 i700x1030 k3 f64 x=photo").data().x
+    np.testing.assert_array_equal(x[0, 0, :600, :512], grey)
+    np.testing.assert_array_equal(x[0, 0, :600, 512:1024], grey[:, ::-1])
+    np.testing.assert_array_equal(x[0, 0, 600:], x[0, 0, 599:499:-1])
+    np.testing.assert_array_equal(x[1, 0], np.roll(x[0, 0], (17, 31), (0, 1)))
+    assert 0 <= x.min() < 0.1 < 0.9 < x.max() <= 1
+
+
+def test_the_photograph_in_colour_and_in_integers() -> None:
+    colour = Case.parse("c3 i20x30 k3 f64 x=photo").data().x
+    np.testing.assert_array_equal(colour[0], np.moveaxis(photograph()[:20, :30], -1, 0))
+    levels = Case.parse("c3 i20x30 k3 uint8 x=photo").data().x
+    np.testing.assert_array_equal(levels, np.rint(colour * 255))
+    assert Case.parse("i600x512 k3 int8 x=photo").data().x.min() >= 0
+
+
+@pytest.mark.parametrize("w", ["gaussian", "box", "disk"])
+def test_smoothing_kernels_sum_to_one_and_are_symmetric(w: str) -> None:
+    weights = Case.parse(f"c4 o2 g2 i9x9x9 k3x4x5 f64 w={w}").data().w
+    np.testing.assert_allclose(weights.sum(axis=(1, 2, 3, 4)), 1)
+    np.testing.assert_allclose(weights, weights[..., ::-1, ::-1, ::-1])
+    np.testing.assert_array_equal(weights[0, 0], weights[1, 1])
+
+
+def test_the_gaussian_is_separable_with_sigma_a_sixth_of_the_size() -> None:
+    w = Case.parse("i64x64 k13 f64 w=gaussian").data().w[0, 0]
+    assert np.linalg.matrix_rank(w, tol=1e-12) == 1
+    ratio = w[6, 7] / w[6, 6]
+    assert ratio == pytest.approx(np.exp(-0.5 / (13 / 6) ** 2))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_rank_is_what_was_asked_for(rank: int) -> None:
+    w = Case.parse(f"c2 o2 i9x9 k5x4 f64 w=rank{rank}").data().w
+    assert [np.linalg.matrix_rank(plane) for plane in w.reshape(4, 5, 4)] == [rank] * 4
+
+
+def test_fixed_kernels() -> None:
+    assert Case.parse("i8x8 k1x2 f32 w=edge").data().w.tolist() == [[[[-1, 1]]]]
+    assert Case.parse("i8x8 k3 int8 w=sobel").data().w[0, 0].tolist() == [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]
+    assert Case.parse("i8x8 k3 f32 w=sharpen").data().w.sum() == 1
+    inside = Case.parse("i8x8 k5 f64 w=disk").data().w[0, 0] > 0
+    assert inside.astype(int).tolist() == [[0, 1, 1, 1, 0], [1] * 5, [1] * 5, [1] * 5, [0, 1, 1, 1, 0]]
+
+
+def test_files(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(1)
+    values, weights = rng.standard_normal((6, 7)), rng.standard_normal((1, 1, 3, 3))
+    np.save(tmp_path / "x.npy", values)
+    np.save(tmp_path / "w.npy", weights)
+    data = Case.parse(f"i6x7 k3 f64 x=@{tmp_path}/x.npy w=@{tmp_path}/w.npy").data()
+    np.testing.assert_array_equal(data.x[0, 0], values)
+    np.testing.assert_array_equal(data.w, weights)
+    pixels = rng.integers(0, 256, (6, 7, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    colour = Case.parse(f"c3 i6x7 k3 f64 x=@{tmp_path}/x.png").data().x
+    np.testing.assert_array_equal(colour[0], np.moveaxis(pixels, -1, 0) / 255)
+
+
+def test_files_that_do_not_fit(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((6, 7)))
+    np.save(tmp_path / "z.npy", np.zeros((6, 7), complex))
+    (tmp_path / "broken.npy").write_bytes(b"no array")
+    for line, rule in (
+        (f"i7x6 k3 f64 x=@{tmp_path}/x.npy", "holds an array of shape (6, 7); the spec needs (1, 1, 7, 6)"),
+        (f"i6x7 k3 f64 x=@{tmp_path}/z.npy", "does not convert to float64"),
+        (f"i6x7 k3 f64 x=@{tmp_path}/broken.npy", "cannot be read"),
+    ):
+        with pytest.raises(SpecError, match=r"^x: ") as caught:
+            Case.parse(line).data()
+        assert rule in str(caught.value)
+
+
+def test_data_are_made_for_the_forward_operation_only() -> None:
+    with pytest.raises(UnsupportedSpec, match="input_grad"):
+        Case.parse("op=input_grad i8 k3").data()
+    with pytest.raises(SpecError, match="bfloat16"):
+        Case.parse("i8 k3 bf16").data()
+
+
+# -- suites -----------------------------------------------------------------------------------------------------
+
+
+def test_the_built_in_suites_hold_what_they_promise() -> None:
+    assert set(list_suites()) >= {"kernel-size", "edge-detection", "smoke"}
+    sizes = load_suite("kernel-size")
+    assert len(sizes.cases) == 20
+    for w in ("random", "gaussian"):
+        kernels = [case.spec.kernel_size[0] for case in sizes.cases if case.w == w]
+        assert kernels == [3, 5, 7, 9, 11, 15, 21, 31, 51, 101]
+    assert {(case.spec.input_size, case.x, case.spec.padding_word) for case in sizes.cases} == {
+        ((1024, 1024), "photo", "same")
+    }
+    (edges,) = load_suite("edge-detection").cases
+    assert edges.spec.output_size == (280, 319)
+    assert edges.spec.multiplications + edges.spec.additions == 267960
+    assert load_suite("edge-detection").tables == ("matrix",)
+    smoke = load_suite("smoke").cases
+    assert {case.spec.ndim for case in smoke} == {1, 2, 3}
+    assert max(case.spec.macs for case in smoke) < 10**5
+
+
+@pytest.mark.parametrize("name", sorted(list_suites()))
+def test_every_built_in_suite_loads(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.name == name
+    assert suite.title
+    assert len(set(suite.cases)) == len(suite.cases)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_suite_file_has_comments_directives_and_lines(tmp_path: Path) -> None:
+    text = "#: title = Two\n#: tables = matrix\n\n# words\ni8 k3  # trailing\ni9 k3\n"
+    suite = load_suite(write(tmp_path / "own.txt", text))
+    assert (suite.name, suite.title, suite.tables) == ("own", "Two", ("matrix",))
+    assert [str(case) for case in suite.cases] == ["n1 c1 o1 i8 k3 f32", "n1 c1 o1 i9 k3 f32"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "rule"),
+    [
+        ("i8 k3\ni8 k0\n", "line 2", "kernel_size"),
+        ("# fine\n\ni8 k3 x=foo\n", "line 3", "must be one of noise"),
+        ("i8 k3\nf32 k3 i8\n", "line 2", "already"),
+        ("#: colour = red\ni8 k3", "line 1", "title, tables"),
+        ("#: tables = pie\ni8 k3", "line 1", "matrix"),
+        ("# nothing\n", "own.txt", "holds no case"),
+    ],
+)
+def test_malformed_suites_name_file_and_line(tmp_path: Path, text: str, line: str, rule: str) -> None:
+    path = write(tmp_path / "own.txt", text)
+    with pytest.raises(SpecError) as caught:
+        load_suite(path)
+    message = str(caught.value)
+    assert "own.txt" in message
+    assert line in message
+    assert rule in message
+    assert "\n" not in message
+
+
+def test_unknown_suites_are_told_what_comes_close(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="did you mean kernel-size"):
+        load_suite("kernel-sizes")
+    with pytest.raises(SpecError, match="convbench list suites"):
+        load_suite("zzz")
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_suite(_not_text(tmp_path))
+
+
+def _not_text(folder: Path) -> Path:
+    path = folder / "binary.txt"
+    path.write_bytes(b"\xff\xfe\x00")
+    return path

@@ -1,0 +1,206 @@
+"""Truth.judge: rounding passes, faults do not, and the message says where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from strategies import gaussian, integers, specs
+
+from convbench import ConvSpec, bounds, reference
+from convbench.oracle import Truth, Verdict
+
+SPEC = ConvSpec.parse("n2 c3 o4 i9x8 k3x2 p1:0x0:1 bias=channel f32")
+
+
+def judge(spec: ConvSpec, data: Any, y: NDArray[Any]) -> Verdict:
+    return Truth(spec, *data).judge(y, bounds.direct(spec))
+
+
+def right_answer(spec: ConvSpec = SPEC) -> tuple[Any, NDArray[Any]]:
+    data = gaussian(spec)
+    return data, reference.conv(spec, *data)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
+def test_the_definition_passes(dtype: str) -> None:
+    spec = SPEC.replace(dtype=dtype)
+    data, y = right_answer(spec)
+    verdict = judge(spec, data, y)
+    assert verdict.ok
+    assert verdict.message == ""
+    rounded_once = dtype not in ("float64", "complex128")  # there the oracle's own rounding shows as well
+    assert verdict.error_max_eps <= (1 if rounded_once else 4)
+    assert verdict.error_norm <= (1 if rounded_once else 4) * float(np.finfo(dtype).eps)
+    assert verdict.bound_max_eps >= verdict.error_max_eps
+
+
+def test_another_order_of_summation_passes() -> None:
+    """float32 sums taken backwards differ from the truth by rounding only."""
+    data, _ = right_answer()
+    x, w, bias = data
+    y = np.zeros(SPEC.output_shape, np.float32)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 0), (0, 1)))
+    for c in reversed(range(3)):
+        for i in reversed(range(3)):
+            for j in reversed(range(2)):
+                y += w[None, :, c, i, j, None, None] * padded[:, None, c, i : i + 8, j : j + 8]
+    y += bias[:, None, None]
+    verdict = judge(SPEC, data, y)
+    assert verdict.ok, verdict.message
+    assert 0 < verdict.error_max_eps < verdict.bound_max_eps
+
+
+@settings(max_examples=100)
+@given(specs(ops=("forward",), dtypes=("float32", "float64", "complex64", "int8"), max_macs=2000), st.data())
+def test_one_wrong_output_anywhere_fails(spec: ConvSpec, draw: st.DataObject) -> None:
+    data = integers(spec)
+    y = reference.conv(spec, *data)
+    if y.size == 0:
+        assert judge(spec, data, y).ok
+        return
+    where = np.unravel_index(draw.draw(st.integers(0, y.size - 1)), y.shape)
+    y[where] += 1
+    verdict = judge(spec, data, y)
+    assert not verdict.ok
+    assert f"1 of {y.size} outputs" in verdict.message
+    assert f"[{', '.join(map(str, where))}]" in verdict.message
+    assert "\n" not in verdict.message
+
+
+def flipped(y: NDArray[Any]) -> NDArray[Any]:
+    return y[..., ::-1].copy()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        np.zeros_like,
+        lambda y: y * np.float32(1.0001),
+        lambda y: np.roll(y, 1, axis=-1),
+        lambda y: np.roll(y, 1, axis=1),  # channels in another order
+        flipped,
+        lambda y: -y,
+        lambda y: np.where(np.arange(y.shape[2])[:, None] == y.shape[2] - 1, 0, y).astype(y.dtype),  # last row
+        lambda y: y.astype(np.float16).astype(np.float32),  # computed in too narrow a type
+    ],
+)
+def test_faults_fail(fault: Any) -> None:
+    data, y = right_answer()
+    verdict = judge(SPEC, data, fault(y))
+    assert not verdict.ok
+    assert verdict.error_max_eps > verdict.bound_max_eps
+    assert "outputs are wrong; the worst is [" in verdict.message
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"flip": True}, {"padding": ((0, 1), (1, 0))}],
+    ids=str,
+)
+def test_the_answer_to_another_question_fails(other: dict[str, Any]) -> None:
+    data, _ = right_answer()
+    assert not judge(SPEC, data, reference.conv(SPEC.replace(**other), *data)).ok
+
+
+def test_a_dropped_bias_fails() -> None:
+    data, _ = right_answer()
+    assert not judge(SPEC, data, reference.conv(SPEC.replace(bias="none"), *data[:2])).ok
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda y: y.astype(np.float64), "expected float32 (2, 4, 8, 8), got float64"),
+        (lambda y: y[:, :, :-1], "got float32 (2, 4, 7, 8)"),
+        (lambda y: y[0], "got float32 (4, 8, 8)"),
+        (lambda y: y.tolist(), "got float64"),
+    ],
+)
+def test_shape_and_dtype_are_part_of_the_answer(change: Any, part: str) -> None:
+    data, y = right_answer()
+    verdict = judge(SPEC, data, change(y))
+    assert not verdict.ok
+    assert part in verdict.message
+
+
+def test_integers_must_be_exact() -> None:
+    spec = ConvSpec.parse("i9 k3 int64")
+    data = integers(spec, largest=2**29)
+    y = reference.conv(spec, *data)
+    assert judge(spec, data, y).ok
+    y[0, 0, 3] += 1  # one part in 10¹⁷
+    verdict = judge(spec, data, y)
+    assert not verdict.ok
+    assert "error 1 where 0 is allowed" in verdict.message
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_truth_must_be_met_and_nowhere_else(value: float) -> None:
+    spec = ConvSpec.parse("i9 k3 psame f64")
+    x, w, _ = gaussian(spec)
+    w = np.abs(w)
+    x[0, 0, 4] = value
+    y = reference.conv(spec, x, w)
+    assert np.isfinite(y).sum() == 6
+    assert judge(spec, (x, w), y).ok
+    hidden, spread, other = y.copy(), y.copy(), y.copy()
+    hidden[0, 0, 4] = 0.0
+    spread[0, 0, 7] = value
+    other[0, 0, 4] = np.inf if np.isnan(value) else -value
+    for wrong in (hidden, spread, other):
+        assert not judge(spec, (x, w), wrong).ok
+
+
+def test_an_output_without_terms_must_be_zero() -> None:
+    """Where the kernel meets zeros alone, the bound is zero too: no relative error can be forgiven."""
+    spec = ConvSpec.parse("i2 k1 p1 f64")
+    data = gaussian(spec)
+    y = reference.conv(spec, *data)
+    assert judge(spec, data, y).ok
+    y[0, 0, 0] = 1e-300
+    verdict = judge(spec, data, y)
+    assert not verdict.ok
+    assert verdict.error_max_eps == np.inf
+
+
+def test_the_inputs_are_copied() -> None:
+    data, y = right_answer()
+    truth = Truth(SPEC, *data)
+    for array in data:
+        array[...] = 0  # as a faulty backend might
+    assert truth.judge(y, bounds.direct(SPEC)).ok
+    assert not truth.judge(np.zeros_like(y), bounds.direct(SPEC)).ok
+
+
+def test_gradual_underflow_is_forgiven() -> None:
+    spec = ConvSpec.parse("i4 k3 f32")
+    x, w = np.full((1, 1, 4), 1e-30, np.float32), np.full((1, 1, 3), 3e-15, np.float32)  # products are denormal
+    y = np.zeros((1, 1, 2), np.float32)
+    for k in range(3):
+        y += x[..., k : k + 2] * w[..., k : k + 1]
+    assert 0 < y[0, 0, 0] < np.finfo(np.float32).tiny
+    assert judge(spec, (x, w), y).ok
+
+
+@settings(max_examples=60)
+@given(specs(ops=("forward",), dtypes=("float64", "complex128"), max_macs=2000))
+def test_normwise_scale_is_what_its_name_says(spec: ConvSpec) -> None:
+    """‖w‖₂ of the output channel times ‖x‖₂ of the example's group, or of the samples under the kernel."""
+    spec = spec.replace(bias="none", batch=max(1, spec.batch))
+    x, w, _ = gaussian(spec)
+    truth = Truth(spec, x, w)
+    w_norm = np.array([np.linalg.norm(channel) for channel in w]).reshape(-1, *(1,) * spec.ndim)
+    groups = np.abs(x.reshape(spec.batch, spec.groups, -1)) ** 2
+    whole = np.repeat(np.sqrt(groups.sum(axis=-1)), spec.out_channels // spec.groups, axis=1)
+    example = np.broadcast_to(truth.norms("example"), spec.output_shape)
+    np.testing.assert_allclose(
+        example, whole.reshape(*whole.shape, *(1,) * spec.ndim) * w_norm * np.ones(spec.output_shape)
+    )
+    shared = spec.replace(tile=None)
+    energy = reference.conv(shared, np.abs(x) ** 2, np.ones(shared.weight_shape, spec.dtype)).real
+    np.testing.assert_allclose(truth.norms("window"), np.sqrt(energy) * w_norm)
