@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from convbench.bench import benchmark, load_results
     from convbench.bounds import ErrorBound
     from convbench.checks import check_backend
-    from convbench.select import explain
     from convbench.ops import conv, convolve, correlate, plan
     from convbench.refusals import Limits
     from convbench.registry import all_backends, get_backend
+    from convbench.select import explain
 
 __version__ = "0.1.0"
 

@@ -67,12 +67,12 @@ class Backend(Protocol):
     def name(self) -> str: ...
     @property
     def kind(self) -> str:
-        """"own" or "rival"."""
+        """ "own" or "rival"."""
         ...
 
     @property
     def device(self) -> str:
-        """"cpu" or "cuda"."""
+        """ "cpu" or "cuda"."""
         ...
 
     @property
@@ -194,7 +194,9 @@ class _CheckedPlan(ABC):
         if array.shape != shape:
             raise SpecError(name, array.shape, f"must have shape {shape} for {self.spec}")
         if array.dtype != dtype:
-            raise SpecError(name, str(array.dtype), f"must have dtype {getattr(dtype, '__name__', dtype)} for {self.spec}")
+            raise SpecError(
+                name, str(array.dtype), f"must have dtype {getattr(dtype, '__name__', dtype)} for {self.spec}"
+            )
 
     def _check_out(self, out: Array, x: Array, bias: Array | None) -> None:
         flags = getattr(out, "flags", None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 import convbench
 from convbench.bench.cases import Case, Suite, list_suites, load_suite
 from convbench.bench.record import STATUSES
-from convbench.errors import ConvbenchError, MissingDependency, SpecError, UnknownBackend
+from convbench.errors import MissingDependency, SpecError, UnknownBackend
 from convbench.refusals import human_bytes
 from convbench.registry import all_backends, get_backend
 from convbench.report import DEFAULT_BASELINE, write_report
@@ -178,11 +178,11 @@ def run(
     specs = [case.spec for suite in chosen if "matrix" in suite.tables for case in suite.cases if case in cases]
     folder = new_run_folder(out, "+".join(suite.name for suite in chosen))
     screen = Screen()
-    if not quiet:
-        _announce(screen, chosen, len(cases), names, options)
-        screen.say(f"records go to {folder}", "dim")
-    # all: then the run itself leaves `reference` out where it refuses
-    statuses, interrupted = _measure(screen, cases, names if backends else None, options, folder, quiet)
+    with _removed_if_empty(folder):
+        if not quiet:
+            _announce(screen, chosen, len(cases), names, options)
+        # all: then the run itself leaves `reference` out where it refuses
+        statuses, interrupted = _measure(screen, cases, names if backends else None, options, folder, quiet)
     if interrupted:
         screen.note("interrupted: what was measured until now is kept")
     _conclude(screen, folder, baseline or DEFAULT_BASELINE, list(dict.fromkeys(specs)))
@@ -242,6 +242,15 @@ def _announce(screen: Screen, suites: Sequence[Suite], cases: int, names: Sequen
             screen.say(f"not here: {name}: {reason}", "yellow")
 
 
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if not any(folder.iterdir()):  # the run never began
+            folder.rmdir()
+
+
 def _measure(
     screen: Screen, cases: Sequence[Case], backends: Sequence[str] | None, options: Options, folder: Path, quiet: bool
 ) -> tuple[list[str], bool]:
@@ -249,16 +258,14 @@ def _measure(
     from convbench.bench.run import run_cases
     from convbench.report.live import Live
 
-    with screen.progress(quiet) as bar:
+    with screen.progress(options.budget_s or float("inf"), quiet) as bar:
         live = Live(screen, bar, [str(case) for case in cases], backends or list(all_backends()), folder, quiet)
         try:
             run_cases(cases, backends, options, folder, live)
         except KeyboardInterrupt:
+            if not any(folder.iterdir()):
+                raise
             return list(live.statuses.values()), True
-        except ConvbenchError:
-            with suppress(OSError):
-                folder.rmdir()  # if nothing came of it
-            raise
     return list(live.statuses.values()), False
 
 
@@ -284,10 +291,9 @@ def _conclude(screen: Screen, folder: Path, baseline: str, specs: Sequence[ConvS
 
 def _show_results(screen: Screen, records: pd.DataFrame, baseline: str, specs: Sequence[ConvSpec]) -> None:
     from convbench.report import tables
-    from convbench.report.layout import layout_of
 
     table = tables.figures(records, baseline)
-    layout = layout_of(table["case"])
+    layout = tables.layout_of_table(table)
     screen.title("Results")
     for name, text in tables.LEGEND.items():
         screen.say(f"{name}: {text.format(baseline=baseline)}", "dim")

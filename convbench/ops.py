@@ -178,7 +178,9 @@ def _common_dtype(operands: list[NDArray[Any]], names: tuple[str, ...] = ("x", "
             raise SpecError(name, str(operand.dtype), f"must have a native dtype of {', '.join(DTYPES)}")
     kinds = {operand.dtype.name for operand in operands}
     if "uint64" in kinds and any(name.startswith("int") for name in kinds):
-        raise SpecError("dtype", ", ".join(sorted(kinds)), "mixes uint64 with signed integers: no exact common type exists")
+        raise SpecError(
+            "dtype", ", ".join(sorted(kinds)), "mixes uint64 with signed integers: no exact common type exists"
+        )
     dtype: np.dtype[Any] = np.result_type(*(operand.dtype for operand in operands))
     return dtype
 
@@ -221,7 +223,9 @@ def _spec_of(
         dtype=dtype.name,
     )
     if w.shape != spec.weight_shape:
-        raise SpecError("w", w.shape, f"must have shape {spec.weight_shape} for x of shape {x.shape} and groups={groups}")
+        raise SpecError(
+            "w", w.shape, f"must have shape {spec.weight_shape} for x of shape {x.shape} and groups={groups}"
+        )
     return spec if bias is None else _with_bias(spec, bias)
 
 
@@ -324,13 +328,17 @@ def _scipy_style(
     reverse = False
     if mode == "valid" and any(k > h for k, h in zip(v.shape, a.shape, strict=True)):
         if any(k < h for k, h in zip(v.shape, a.shape, strict=True)):
-            raise SpecError("v", v.shape, f"in mode 'valid' one of a {a.shape} and v must be at least as large along every axis")
+            raise SpecError(
+                "v", v.shape, f"in mode 'valid' one of a {a.shape} and v must be at least as large along every axis"
+            )
         a, v, reverse = v, a, not flip  # convolution commutes; correlation comes out reversed
     padding: PaddingLike = mode
     if mode == "same":
         # SciPy's centring: y = full[(K−1)//2 :][:H]
         padding = [(k - 1 - (k - 1) // 2, (k - 1) // 2) for k in v.shape]
-    y = conv(a[None, None], v[None, None], padding=padding, boundary=boundary, flip=flip, backend=backend, threads=threads)
+    y = conv(
+        a[None, None], v[None, None], padding=padding, boundary=boundary, flip=flip, backend=backend, threads=threads
+    )
     plane: NDArray[Any] = y[0, 0].astype(dtype, copy=False)  # integers come back as int64
     return np.flip(plane) if reverse else plane
 

@@ -51,6 +51,8 @@ def conv(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | 
             and dtype != np.uint64
             and spec.kernel_size[-1] >= _TOEPLITZ_MIN_KERNEL
             and spec.stride[-1] == spec.dilation[-1] == 1
+            and np.isfinite(padded).all()  # the band's zeros would spread a NaN
+            and np.isfinite(weights).all()
         ):
             y = _toeplitz(spec, padded, weights)
         else:
@@ -70,7 +72,9 @@ def accumulator(spec: ConvSpec) -> np.dtype[Any]:
 def _extend(spec: ConvSpec, x: Any) -> Any:
     """Return the input as the kernel sees it: index l along an axis holds position l − a of the extension."""
     for axis in range(spec.ndim):
-        reach = (spec.output_size[axis] - 1) * spec.stride[axis] + (spec.kernel_size[axis] - 1) * spec.dilation[axis] + 1
+        reach = (
+            (spec.output_size[axis] - 1) * spec.stride[axis] + (spec.kernel_size[axis] - 1) * spec.dilation[axis] + 1
+        )
         size = spec.input_size[axis]
         indices = [boundary_index(q - spec.padding[axis][0], size, spec.boundary) for q in range(reach)]
         x = x.take([0 if i is None else i for i in indices], axis=2 + axis)

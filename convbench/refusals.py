@@ -125,7 +125,13 @@ def _listed(allowed: tuple[Any, ...]) -> str:
 
 #: Everything in the forward family.
 WHOLE_FORWARD_FAMILY = Limits(
-    dtypes=("float32", "float64", "complex64", "complex128", *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64))),
+    dtypes=(
+        "float32",
+        "float64",
+        "complex64",
+        "complex128",
+        *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64)),
+    ),
     boundaries=BOUNDARIES,
     tile=True,
     axes=tuple(range(1, 9)),

@@ -312,10 +312,15 @@ class ConvSpec:
         if self.op == "forward":
             return self.macs - prod(self.output_shape) * (self.bias == "none")
         if self.op == "weight_grad":
-            return max(0, self.macs - prod(self.weight_shape))
+            used = (
+                prod(map(min, self.tile, self.output_size)) if self.tile else 1
+            )  # a long period leaves kernels unused
+            return max(0, self.macs - used * self.out_channels * self.terms)
         reached = (
             len({p * s + k * d for p in range(outputs) for k in range(kernel)})
-            for outputs, kernel, s, d in zip(self.output_size, self.kernel_size, self.stride, self.dilation, strict=True)
+            for outputs, kernel, s, d in zip(
+                self.output_size, self.kernel_size, self.stride, self.dilation, strict=True
+            )
         )
         return self.macs - self.batch * self.in_channels * prod(reached)
 
@@ -326,7 +331,9 @@ class ConvSpec:
             return self.macs
         pairs = (
             in_bounds_taps(size, kernel, stride, dilation, before, outputs)
-            for (size, kernel, stride, dilation, (before, _)), outputs in zip(self._axes(), self.output_size, strict=True)
+            for (size, kernel, stride, dilation, (before, _)), outputs in zip(
+                self._axes(), self.output_size, strict=True
+            )
         )
         return self.batch * self.out_channels * (self.in_channels // self.groups) * prod(pairs)
 

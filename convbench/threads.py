@@ -12,13 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from convbench.errors import SpecError
 
 __all__ = ["available", "blas_threads", "parallel", "pool_sizes", "resolve"]
 
 Job = TypeVar("Job")
+JobOut = TypeVar("JobOut", covariant=True)
+
+
+class Jobs(Protocol[JobOut]):
+    """Anything with a length that can be gone through: a list, or blocks that are made on the way."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[JobOut]: ...
 
 
 def available() -> int:
@@ -41,7 +49,7 @@ def _executor(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="convbench")
 
 
-def parallel(function: Callable[[Job], None], jobs: Sequence[Job], threads: int) -> None:
+def parallel(function: Callable[[Job], None], jobs: Jobs[Job], threads: int) -> None:
     """Call ``function`` on every job, over ``threads`` threads, this one included.
 
     Threads take the next job as they become free. The first exception is raised after all have stopped.

@@ -87,7 +87,7 @@ def test_blocks_cover_every_output_once_and_load_its_padded_input(line: str, bud
     x = np.random.default_rng(0).standard_normal((spec.batch, spec.groups, channels, *spec.input_size))
     padded = oracle._extend(spec, x.reshape(spec.input_shape)).reshape(*x.shape[:3], *[-1] * 0, *_reach(spec))
     covered = np.zeros((spec.batch, spec.groups, *spec.output_size), int)
-    for block in blocking.blocks:
+    for block in blocking:
         covered[(block.images, block.groups, *block.outputs)] += 1
         halo = blocking.load(ns, x, block, np.full(blocking.halo_elements, np.nan))
         where = tuple(
@@ -96,7 +96,7 @@ def test_blocks_cover_every_output_once_and_load_its_padded_input(line: str, bud
         )
         np.testing.assert_array_equal(halo, padded[(block.images, block.groups, slice(None), *where)])
     assert (covered == 1).all()
-    assert len(blocking.blocks) >= (threads if prod(spec.output_size) * 8 > threads * 2**16 else 1)
+    assert len(blocking) >= (threads if prod(spec.output_size) * 8 > threads * 2**16 else 1)
 
 
 def _reach(spec: ConvSpec) -> list[int]:

@@ -10,12 +10,12 @@ import pytest
 
 from convbench import reference
 from convbench.checks import Check, battery
+from convbench.checks.specs import EDGE_LINES, LARGE_LINES, random_spec
 from convbench.geometry import BOUNDARIES
 from convbench.registry import all_backends, get_backend
 from convbench.spec import BIASES, DTYPES, LAYOUTS, OPS, ConvSpec
-from convbench.specs import EDGE_LINES, LARGE_LINES, random_spec
 
-SPECS = 12  # random ones, beside those at the edges; `convbench check` runs more
+SPECS = 8  # random ones, beside those at the edges; `convbench check` runs more
 
 
 def _parameters() -> Iterator[Any]:

@@ -50,9 +50,7 @@ def _only_folder(out: Path) -> Path:
     return folder
 
 
-def _process(
-    *arguments: str, without: Sequence[str] = (), **environment: str
-) -> subprocess.CompletedProcess[str]:
+def _process(*arguments: str, without: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``convbench`` in a process of its own, in which some libraries are not there."""
     program = (
         f"import sys\nfor name in {list(without)}: sys.modules[name] = None\n"
@@ -159,7 +157,7 @@ def test_a_wrong_result_fails_the_run(
     monkeypatch.setattr(registry, "_plug_ins", lambda: {"zeros": zeros})
     assert _quick(tmp_path / "out", suite, "--backends", "zeros,im2col", "-k", "k3 w=random") == 1
     output = capsys.readouterr().out
-    assert "again: convbench run --spec \"n1 c1 o1 i32x32 k3 psame f32\" --backends zeros" in output
+    assert 'again: convbench run --spec "n1 c1 o1 i32x32 k3 psame f32" --backends zeros' in output
     assert {record.status for record in read(_only_folder(tmp_path / "out")) if record.backend == "zeros"} == {"wrong"}
 
 
@@ -258,9 +256,7 @@ def test_a_mistake_is_one_clear_line(
     assert message in errors
 
 
-def test_a_case_that_cannot_be_made_leaves_no_empty_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_case_that_cannot_be_made_leaves_no_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file of the wrong size is found before the run, and costs no folder."""
     np.save(tmp_path / "x.npy", np.zeros((3, 3), "f4"))
     assert _quick(tmp_path / "out", "--spec", f"i8x8 k3 x=@{tmp_path}/x.npy", "--backends", "im2col") == 2
@@ -337,9 +333,7 @@ def test_check_counts_what_it_did(capsys: pytest.CaptureFixture[str], monkeypatc
     assert [line.split()[:4] for line in lines[2:]] == [[name, "1,234", "0", "5"] for name, *_ in asked]
 
 
-def test_check_shows_the_first_failures(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_shows_the_first_failures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that returns zeros fails, with a few of its failures and the number of the others."""
     zeros = FunctionBackend(name="zeros", function=lambda spec, x, w: np.zeros(spec.output_shape, x.dtype))
     monkeypatch.setattr(registry, "_plug_ins", lambda: {"zeros": zeros})

@@ -425,3 +425,15 @@ def test_a_run_without_results_is_a_note(tmp_path: Path) -> None:
 def test_the_machine_is_named_even_if_little_is_known() -> None:
     """Records may come without an environment."""
     assert machine({}) == "unknown CPU, ? of its cores usable · threads: ?"
+
+
+def test_an_interrupted_run_keeps_the_numbers_of_its_cases() -> None:
+    """The rows seen live and the tables name a case alike, whatever was reached; the rest is counted."""
+    records = [record for record in _records(MIXED) if record.case != MIXED[0]]
+    table = tables.figures(to_frame(records, _environment(MIXED)), "scipy-fft")
+    lines = tables.comparison(table).plain()
+    assert [line for line in lines if line.startswith("#")] == [layout_of(MIXED).labels[case] for case in MIXED[1:]]
+    overview = tables.overview(table)
+    assert overview.grids[""].rows[0].cells[1:] == ("–", "–", "–")
+    assert overview.notes[-1] == "1 case not reached before the run ended"
+    assert plots.time_plot(table) is not None

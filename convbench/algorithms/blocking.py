@@ -19,6 +19,7 @@ from convbench.spec import ConvSpec
 
 __all__ = ["Block", "Blocking", "ScratchPool", "flipped", "spread_bias"]
 
+_KEPT_BLOCKS = 64
 _WORTH_A_THREAD = 2**16  # bytes touched below which a block is not split further to occupy another thread
 
 
@@ -87,7 +88,7 @@ class Blocking:
 
     def __init__(self, spec: ConvSpec, bytes_per_output: int, budget_bytes: int, threads: int) -> None:
         self.spec = spec
-        extents = (spec.batch, spec.groups, *spec.output_size)
+        self._extents = extents = (spec.batch, spec.groups, *spec.output_size)
         total = bytes_per_output * prod(extents)
         if threads > 1:
             budget_bytes = min(budget_bytes, max(_WORTH_A_THREAD, -(-total // threads)))
@@ -101,18 +102,24 @@ class Blocking:
         self.shape = tuple(reversed(shape))
         self._converts = spec.dtype != spec.result_dtype
 
+    def __len__(self) -> int:
+        return prod(-(-extent // size) for extent, size in zip(self._extents, self.shape, strict=True))
+
+    def __iter__(self) -> Iterator[Block]:
+        """All blocks, in memory order; a few are kept, many made anew, as they would outweigh the buffers."""
+        return iter(self._kept) if len(self) <= _KEPT_BLOCKS else self._make()
+
     @cached_property
-    def blocks(self) -> list[Block]:
-        """All blocks, in memory order."""
-        extents = (self.spec.batch, self.spec.groups, *self.spec.output_size)
+    def _kept(self) -> list[Block]:
+        return list(self._make())
+
+    def _make(self) -> Iterator[Block]:
         ranges = [
             [slice(start, min(start + size, extent)) for start in range(0, extent, size)]
-            for extent, size in zip(extents, self.shape, strict=True)
+            for extent, size in zip(self._extents, self.shape, strict=True)
         ]
-        return [
-            Block(images, groups, tuple(outputs), self._halo(images, groups, tuple(outputs)))
-            for images, groups, *outputs in product(*ranges)
-        ]
+        for images, groups, *outputs in product(*ranges):
+            yield Block(images, groups, tuple(outputs), self._halo(images, groups, tuple(outputs)))
 
     @cached_property
     def outputs_per_block(self) -> int:

@@ -6,6 +6,7 @@ in the L2 cache. No transform and no columns: the arithmetic is the definition's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -35,7 +36,7 @@ class ShiftAndAdd:
         self._blocking = Blocking(spec, per_output * itemsize, _BLOCK_BYTES, threads)
         sizes = (self._blocking.halo_elements, self._blocking.outputs_per_block * self._outputs)
         self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.result_dtype) for size in sizes])
-        lanes = min(threads, max(1, len(self._blocking.blocks)))
+        lanes = min(threads, max(1, len(self._blocking)))
         self.workspace_bytes = lanes * sum(sizes) * itemsize
         self.flops = spec.flops
 
@@ -62,10 +63,10 @@ class ShiftAndAdd:
                 for index, weight in zip(self._shifts(block), weights, strict=True):
                     ns.multiply_add(part, halo[index], weight[block.groups, ...], scratch)
 
-        parallel(fill, self._blocking.blocks, self._threads)
+        parallel(fill, self._blocking, self._threads)
 
-    def _shifts(self, block: Block) -> list[tuple[slice, ...]]:
-        """Return, for each (c, k), the index of the samples that it meets: shape (n, g, 1, *outputs)."""
+    def _shifts(self, block: Block) -> Iterator[tuple[slice, ...]]:
+        """Yield, for each (c, k), the index of the samples that it meets: shape (n, g, 1, *outputs)."""
         spec = self._spec
         axes = [
             [slice(i * d, i * d + (p - 1) * s + 1, s) for i in range(k)]
@@ -73,4 +74,5 @@ class ShiftAndAdd:
         ]
         everything = slice(None)
         channels = [slice(c, c + 1) for c in range(self._channels)]
-        return [(everything, everything, channel, *taps) for channel, *taps in product(channels, *axes)]
+        for channel, *taps in product(channels, *axes):
+            yield everything, everything, channel, *taps

@@ -18,6 +18,7 @@ from convbench.threads import parallel
 __all__ = ["Im2col"]
 
 _BLOCK_BYTES = 2**20  # columns, halo and result of a block
+_LEAST_COLUMNS = 256  # with fewer, large kernels would spend their time between products
 _ONE_THREAD_FLOPS = 2 * 32**3
 
 
@@ -33,11 +34,12 @@ class Im2col:
         self._outputs = spec.out_channels // spec.groups
         self._pointwise = prod(spec.kernel_size) == 1 and set(spec.stride) == {1}
         per_output = self._channels * (prod(spec.kernel_size) + prod(spec.stride)) + self._outputs
-        self._blocking = Blocking(spec, per_output * spec.itemsize, _BLOCK_BYTES, threads)
+        budget = max(_BLOCK_BYTES, _LEAST_COLUMNS * per_output * spec.itemsize)
+        self._blocking = Blocking(spec, per_output * spec.itemsize, budget, threads)
         outputs = self._blocking.outputs_per_block
         self._sizes = (self._blocking.halo_elements, outputs * spec.terms, outputs * self._outputs)
         self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.dtype) for size in self._sizes])
-        lanes = min(threads, max(1, len(self._blocking.blocks)))
+        lanes = min(threads, max(1, len(self._blocking)))
         self.workspace_bytes = lanes * sum(self._sizes) * spec.itemsize
         self.flops = spec.flops
 
@@ -61,9 +63,9 @@ class Im2col:
                 part = y[block.index]
                 part += offsets.of(block)
 
-        blocks = self._blocking.blocks
+        blocks = self._blocking
         if len(blocks) == 1 and spec.flops < _ONE_THREAD_FLOPS:  # BLAS does not thread so small a product
-            return fill(blocks[0])
+            return fill(next(iter(blocks)))
         with ns.gemm_threads(1 if len(blocks) > 1 else self._threads):
             parallel(fill, blocks, self._threads)
         return None
@@ -92,4 +94,3 @@ class Im2col:
             product = ns.reshape(buffer[: prod(shape)], shape)
             ns.matmul(weights, columns, product)
             y[...] = ns.reshape(product, y.shape)
-

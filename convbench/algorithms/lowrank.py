@@ -72,7 +72,8 @@ def _rank_one(kernel: NDArray[np.float64], tolerance: float) -> Cores | None:
         return [np.zeros((1, size, 1)) for size in kernel.shape]
     integers = bool(np.all(np.abs(kernel) <= 2**20)) and np.array_equal(kernel, np.rint(kernel))
     pivot = np.unravel_index(int(np.argmax(np.abs(kernel))), kernel.shape)
-    factors, rest = [], kernel
+    factors: list[Any] = []
+    rest: Any = kernel
     for axis in range(kernel.ndim - 1):
         line = rest[(slice(None), *pivot[axis + 1 :])]
         line = line / (gcd(*(int(value) for value in line)) if integers else line[pivot[axis]])

@@ -114,8 +114,8 @@ class Separable:
             if offsets is not None:
                 part += offsets.of(block)
 
-        with ns.gemm_threads(1 if len(self._blocking.blocks) > 1 else self._threads):
-            parallel(fill, self._blocking.blocks, self._threads)
+        with ns.gemm_threads(1 if len(self._blocking) > 1 else self._threads):
+            parallel(fill, self._blocking, self._threads)
 
     def _skip_unread(self, halo: Array) -> tuple[slice, ...]:
         """Along axes with one tap a pass is plain subsampling."""
@@ -170,7 +170,7 @@ class Separable:
                     self._multiply_left(strip, read, write, axis)
 
     def _multiply_left(self, strip: Array, read: Array, write: Array, axis: int) -> None:
-        """write = strip · read along ``axis``, the axes after it joined into long rows where memory allows."""
+        """Write = strip · read along ``axis``, the axes after it joined into long rows where memory allows."""
         ns = self._ns
         joined = prod(read.shape[2 + axis :])
         try:
@@ -215,7 +215,7 @@ class Separable:
         images = first + sum((self._rank + 1) * elements for elements in between) + 2 * final
         if self._spec.dilation[-1] > 1:
             images += self._blocking.shape[0] * prod(self._blocking.halo_size)
-        lanes = min(self._threads, max(1, len(self._blocking.blocks)))
+        lanes = min(self._threads, max(1, len(self._blocking)))
         return lanes * (self._blocking.halo_elements + images) * self._spec.itemsize
 
     def _count_flops(self, ranks: tuple[int, ...]) -> int:
@@ -227,5 +227,5 @@ class Separable:
             rows = min(_STRIP, self._blocking.shape[2 + axis])
             before, after = bonds[-1 - number], bonds[-2 - number]
             total += 2 * before * after * elements * ((rows - 1) * step + spec.kernel_size[axis])
-        blocks = len(self._blocking.blocks) * self._blocking.shape[1]
+        blocks = len(self._blocking) * self._blocking.shape[1]
         return total * blocks * self._outputs * self._channels

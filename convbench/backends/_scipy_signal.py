@@ -93,7 +93,9 @@ def fft_bound(spec: ConvSpec) -> ErrorBound:
 def fft_flops(spec: ConvSpec) -> int:
     """Three transforms a pair of channels (5/2·T·log₂T each) and 6 FLOPs a frequency."""
     points = prod(transform_sizes(spec))
-    return round(spec.batch * spec.out_channels * (spec.in_channels // spec.groups) * points * (7.5 * log2(points + 1) + 3))
+    return round(
+        spec.batch * spec.out_channels * (spec.in_channels // spec.groups) * points * (7.5 * log2(points + 1) + 3)
+    )
 
 
 def fft_workspace(spec: ConvSpec) -> int:

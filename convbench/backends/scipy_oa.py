@@ -40,10 +40,11 @@ def _blocks(spec: ConvSpec) -> list[tuple[int, int]]:
     for size, kernel, (a, b) in zip(spec.input_size, spec.kernel_size, spec.padding, strict=True):
         size += 0 if whole else max(0, a) + max(0, b)
         long, short = max(size, kernel), min(size, kernel)
-        count, points = 1, next_fast_len(long + short - 1, real=True)
+        count, points = 1, int(next_fast_len(long + short - 1, real=True))
         if 1 < short < long / 2:
             overlap = short - 1
-            best = next_fast_len(math.ceil(-overlap * lambertw(-1 / (2 * math.e * overlap), k=-1).real), real=True)
+            ideal = float(-overlap * lambertw(-1 / (2 * math.e * overlap), k=-1).real)
+            best = int(next_fast_len(math.ceil(ideal), real=True))
             if best < long:
                 count, points = -(-long // (best - overlap)), best
         found.append((count, points))

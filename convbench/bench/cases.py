@@ -145,7 +145,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
     label = path.name if name in known else name
     directives, cases = _read_lines(label, lines)
     if not cases:
-        raise SpecError("suite", label, "holds no case; write one spec a line, such as 'i224x224 k3 psame f32'")
+        raise SpecError(label, [], "holds no case; write one spec a line, such as 'i224x224 k3 psame f32'")
     tables = tuple(directives.get("tables", "").replace(",", " ").split())
     return Suite(path.stem, directives.get("title", path.stem), tuple(cases), tables)
 

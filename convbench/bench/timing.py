@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
-__all__ = ["MIN_SAMPLE_S", "Measurement", "fair_share", "garbage_collector_off", "heap_set_aside", "measure", "relative_spread"]
+__all__ = [
+    "MIN_SAMPLE_S",
+    "Measurement",
+    "fair_share",
+    "garbage_collector_off",
+    "heap_set_aside",
+    "measure",
+    "relative_spread",
+]
 
 MIN_SAMPLE_S = 0.01  # a sample shorter than this is a batch of calls
 SETTLED = 0.05  # warm-up ends when two samples in a row differ by less
@@ -163,7 +171,7 @@ def fair_share(budget_s: float, least: Sequence[float], most: Sequence[float]) -
     Infinite if everybody's ``most`` fits, 0 if not even everybody's ``least`` does.
 
     >>> fair_share(10.0, least=[0, 0, 4], most=[1, 9, 9])
-    5.0
+    4.5
     """
     most = [max(low, high) for low, high in zip(least, most, strict=True)]
     if sum(most) <= budget_s:

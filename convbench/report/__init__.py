@@ -97,9 +97,8 @@ def machine(environment: Mapping[str, Any]) -> str:
 
 def _write_tables(table: pd.DataFrame, environment: Mapping[str, Any], folder: Path, baseline: str) -> list[Path]:
     from convbench.report import tables
-    from convbench.report.layout import layout_of
 
-    common = layout_of(table["case"]).common
+    common = tables.layout_of_table(table).common
     head = [machine(environment)] if environment else []
     head += [f"All cases: `{common}`"] if common else []
     legend = "\n".join(f"- {name}: {text.format(baseline=baseline)}" for name, text in tables.LEGEND.items())

@@ -90,6 +90,7 @@ class Live:
         if not self._quiet:
             environment = json.loads((self._folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
             self._screen.say(machine(environment))
+            self._screen.say(f"records go to {self._folder}", "dim")
 
     def _update(self, **changes: Any) -> None:
         if self._bar is not None and self._task is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.errors import MissingDependency
-from convbench.report.layout import Layout, data_title, layout_of
-from convbench.report.tables import backend_order
+from convbench.report.layout import Layout, data_title
+from convbench.report.tables import backend_order, layout_of_table
 from convbench.report.text import missing
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["error_plot", "save_plots", "speedup_plot", "time_plot"]
 
-#: Okabe and Ito's palette without its yellow, which is too faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+#: Okabe and Ito's palette with grey for its yellow, which is too faint on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#888888")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _STYLE: Any = {
     "font.size": 10,
@@ -51,6 +52,15 @@ def _time_tick(value_s: float) -> str:
     units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
     scale, unit = next(((scale, unit) for scale, unit in units if value_s >= 0.999 * scale), (1e-9, "ns"))
     return f"{value_s / scale:.3g} {unit}"
+
+
+def _count_tick(value: float) -> str:
+    exponent = round(math.log10(value))
+    if exponent < 5:
+        return f"{value:,g}"
+    power = "10" + str(exponent).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    factor = value / 10**exponent
+    return power if abs(factor - 1) < 0.01 else f"{value:.3g}"
 
 
 _TIME = _Measure("time_s", "low_s", "high_s", "time of one call", _time_tick)
@@ -106,11 +116,11 @@ def speedup_plot(table: pd.DataFrame) -> Figure | None:
 
 def error_plot(table: pd.DataFrame) -> Figure | None:
     """Draw the error of each pair against its time, in units of the dtype's eps, a bar at each bound."""
+    layout, styles = layout_of_table(table), _styles(table)
     table = _drawable(table, _TIME)
     if table.empty:
         return None
-    layout, styles = layout_of(table["case"]), _styles(table)
-    panels = {name: list(panel.values()) for name, panel in layout.panels.items()} or {"": list(layout.labels)}
+    panels = {name: list(panel.values()) for name, panel in _panels(layout, table)} or {"": list(layout.labels)}
     figure, axes = _figure(len(panels))
     errors = table["error_max_eps"].astype(float)
     positive = errors[errors > 0]
@@ -124,7 +134,7 @@ def error_plot(table: pd.DataFrame) -> Figure | None:
             axis.plot(rows["time_s"], rows["error_bound_eps"], "_", color=style["color"], alpha=0.35, markersize=7)
         axis.set(xscale="log", yscale="log", title=data_title(name), xlabel=_TIME.title)
         _log_ticks(axis.xaxis, _time_tick)
-        _log_ticks(axis.yaxis, lambda value: f"{value:,g}")
+        _log_ticks(axis.yaxis, _count_tick)
     axes[0].set_ylabel("largest error / eps")
     exact = ", at the lower edge: exact" if (errors <= 0).any() else ""
     _finish(figure, axes, styles, "Error against time", layout, f"lower left is better; bar: a-priori bound{exact}")
@@ -138,10 +148,10 @@ def _comparison(table: pd.DataFrame, measure: _Measure, title: str, note: str) -
     shown = _drawable(table, measure)
     if shown.empty:
         return None
-    layout, styles = layout_of(table["case"]), _styles(_drawable(table, _TIME))
+    layout, styles = layout_of_table(table), _styles(table)
     if not layout.varies:
         return _dots(shown, measure, title, note, layout, styles)
-    panels = layout.panels.items()
+    panels = _panels(layout, shown)
     figure, axes = _figure(len(panels))
     for axis, (name, panel) in zip(axes, panels, strict=True):
         _lines(axis, shown, panel, measure, styles)
@@ -165,25 +175,22 @@ def _lines(axis: Axes, table: pd.DataFrame, panel: Mapping[int, str], measure: _
         if rows.empty:
             continue
         rows = rows.assign(value=rows["case"].map(values)).sort_values("value")
-        axis.fill_between(
-            rows["value"], rows[measure.low].astype(float), rows[measure.high].astype(float),
-            color=style["color"], alpha=0.2, linewidth=0,
-        )  # fmt: skip
+        low, high = rows[measure.low].astype(float), rows[measure.high].astype(float)
+        axis.vlines(rows["value"], low, high, color=style["color"])
         axis.plot(rows["value"], rows[measure.column], label=backend, linestyle=style["linestyle"], **_marker(style))
 
 
-def _dots(
-    table: pd.DataFrame, measure: _Measure, title: str, note: str, layout: Layout, styles: _Styles
-) -> Figure:
+def _dots(table: pd.DataFrame, measure: _Measure, title: str, note: str, layout: Layout, styles: _Styles) -> Figure:
     cases = [case for case in layout.labels if case in set(table["case"])]
     figure, (axis,) = _figure(1, height_in=1.6 + max(1.2, 0.38 * len(cases)))
     places = {case: place for place, case in enumerate(reversed(cases))}
     if measure is _SPEEDUP:
         axis.axvline(1, color="#888888", linewidth=1, zorder=1)
-    for index, (backend, style) in enumerate(styles.items()):
+    shown = {backend: style for backend, style in styles.items() if backend in set(table["backend"])}
+    for index, (backend, style) in enumerate(shown.items()):
         rows = table[table["backend"] == backend]
         # backends of one case stand a little apart, so that equal times do not hide each other
-        shift = 0.5 * (0.5 - (index + 0.5) / len(styles))
+        shift = 0.5 * (0.5 - (index + 0.5) / len(shown))
         heights = rows["case"].map(places) + shift
         axis.hlines(heights, rows[measure.low].astype(float), rows[measure.high].astype(float), color=style["color"])
         axis.plot(rows[measure.column], heights, label=backend, linestyle="none", **_marker(style))
@@ -214,6 +221,12 @@ def _styles(table: pd.DataFrame) -> _Styles:
 
 def _marker(style: Mapping[str, Any]) -> dict[str, Any]:
     return {"color": style["color"], "marker": style["marker"], "markersize": 4.5, "linewidth": 1.5}
+
+
+def _panels(layout: Layout, table: pd.DataFrame) -> list[tuple[str, Mapping[int, str]]]:
+    """Return the panels in which there is something to draw."""
+    cases = set(table["case"])
+    return [(name, panel) for name, panel in layout.panels.items() if cases & set(panel.values())]
 
 
 def _drawable(table: pd.DataFrame, measure: _Measure) -> pd.DataFrame:
@@ -247,12 +260,10 @@ def _finish(figure: Figure, axes: Sequence[Axes], styles: _Styles, title: str, l
 
 def _value_ticks(axis: Axes, values: Sequence[int], width_in: float) -> None:
     """Put a tick at every value, and its number wherever there is room for it."""
-    from math import log10
-
-    span = max(log10(max(values) / min(values)), 1e-9)
+    span = max(math.log10(max(values) / min(values)), 1e-9)
     labels, last_in = [], -1.0
     for value in values:
-        place_in = log10(value / min(values)) / span * width_in
+        place_in = math.log10(value / min(values)) / span * width_in
         room = 0.075 * len(str(value)) + 0.05
         labels.append(str(value) if place_in - last_in >= room else "")
         last_in = place_in if labels[-1] else last_in
@@ -262,13 +273,10 @@ def _value_ticks(axis: Axes, values: Sequence[int], width_in: float) -> None:
 
 def _log_ticks(axis: Any, tick: Callable[[float], str]) -> None:
     """Label whole decades, and 2 and 5 between them where the axis spans few."""
-    from math import log10
-
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    steps: Iterable[float] = (1.0,) if log10(high / low) > 2.5 else (1.0, 2.0, 5.0)
+    steps: Iterable[float] = (1.0,) if math.log10(high / low) > 2.5 else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(subs=tuple(steps), numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axis.set_minor_formatter(NullFormatter())
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from convbench.report.text import Grid, Row
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 __all__ = ["Screen"]
 
@@ -69,20 +69,22 @@ class Screen:
         """Print one row of such a table."""
         self._pieces(grid.row_lines(row, self.width))
 
-    def _pieces(self, lines: Sequence[list[tuple[str, str]]] | Iterator[list[tuple[str, str]]]) -> None:
+    def _pieces(self, lines: Iterable[list[tuple[str, str]]]) -> None:
         for line in lines:
             self._console.print(Text.assemble(*line), soft_wrap=True)
 
     @contextmanager
-    def progress(self, quiet: bool = False) -> Iterator[Progress | None]:
-        """Show a bar with the remaining time below what is printed; None if quiet or not on a terminal."""
+    def progress(self, budget_s: float, quiet: bool = False) -> Iterator[Progress | None]:
+        """Show a bar with the remaining time below what is printed; None if quiet or not on a terminal.
+
+        The remaining time is reckoned from the steps done so far, but is never more than what ``budget_s`` leaves.
+        """
         if quiet or not self.live:
             yield None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        what, left = TextColumn("{task.description}"), TextColumn("left")
-        columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), left)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _remaining(budget_s))
         with Progress(*columns, console=self._console, transient=True) as bar:
             yield bar
 
@@ -94,3 +96,18 @@ class Screen:
             return
         with self._console.status(text):
             yield
+
+
+def _remaining(budget_s: float) -> ProgressColumn:
+    from rich.progress import ProgressColumn, Task
+
+    class Remaining(ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: Task) -> Text:
+            left_s = max(0.0, budget_s - (task.elapsed or 0.0))
+            if task.time_remaining is not None:
+                left_s = min(left_s, task.time_remaining)
+            return Text(f"about {left_s:.0f} s left")
+
+    return Remaining()

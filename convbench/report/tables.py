@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ __all__ = [
     "csv_text",
     "fastest",
     "figures",
+    "layout_of_table",
     "overview",
     "problems",
     "result_row",
@@ -76,13 +78,20 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
         table[f"{rate}_gflop_per_s"] = table[flops].astype(float) / table["time_s"].astype(float) / 1e9
     order = {case: rank for rank, case in enumerate(dict.fromkeys(table["case"]))}
     table["rank"] = table["case"].map(order)
-    return table.sort_values(["rank", "time_s"], kind="stable", ignore_index=True).drop(columns="rank")
+    table = table.sort_values(["rank", "time_s"], kind="stable", ignore_index=True).drop(columns="rank")
+    table.attrs["cases"] = records.attrs.get("environment", {}).get("cases", [])
+    return table
+
+
+def layout_of_table(table: pd.DataFrame) -> Layout:
+    """Arrange the cases of the whole run, of which an interrupted one may not have reached all."""
+    return layout_of([*table.attrs.get("cases", []), *table["case"]])
 
 
 def backend_order(table: pd.DataFrame) -> list[str]:
-    """Own backends first, then the rivals, each by name: the same order in every table and plot."""
+    """Own backends first, then the rivals, each by name, and the reference last: the same in every table and plot."""
     kinds = dict(zip(table["backend"], table["kind"], strict=True))
-    return sorted(kinds, key=lambda name: (kinds[name] != "own", name))
+    return sorted(kinds, key=lambda name: (name == "reference", kinds[name] != "own", name))
 
 
 def fastest(rows: Sequence[Figure]) -> set[str]:
@@ -101,7 +110,7 @@ def fastest(rows: Sequence[Figure]) -> set[str]:
 
 def comparison(table: pd.DataFrame) -> Grid:
     """Return the full table: a titled part for each case, a row for each backend, the fastest first."""
-    layout = layout_of(table["case"])
+    layout = layout_of_table(table)
     grid = Grid(
         [
             Column("backend", right=False),
@@ -184,9 +193,9 @@ def overview(table: pd.DataFrame) -> Overview:
     The best of each case is marked, together with those that its interval does not separate from it. A
     backend without any time is left to the notes.
     """
-    layout = layout_of(table["case"])
+    layout = layout_of_table(table)
     cells = {(row["case"], row["backend"]): row for row in _rows(table)}
-    best = {case: fastest(rows) for case, rows in _by_case(table)}
+    best = {case: set[str]() for case in layout.labels} | {case: fastest(rows) for case, rows in _by_case(table)}
     timed = {row["backend"] for row in cells.values() if row["status"] == "ok"}
     backends = [name for name in backend_order(table) if name in timed]
     if layout.varies:
@@ -196,7 +205,7 @@ def overview(table: pd.DataFrame) -> Overview:
         }
     else:
         grids = {"": _case_grid(layout, backends, cells, best)}
-    return Overview(grids, [*_words(table, backends), *_absent(table, backends), *_without_baseline(table)])
+    return Overview(grids, [*_words(table, backends), *_absent(table, backends), *_remarks(table)])
 
 
 def _panel_title(layout: Layout, name: str) -> str:
@@ -234,12 +243,15 @@ def _cell(row: Figure | None) -> str:
 
 
 def _words(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
-    """Explain each status that appears in a cell, with the reasons of the refusals."""
+    """Explain each status that appears in a cell, reasons that differ in their numbers alone taken together."""
+    alike: dict[tuple[str, str, str], list[Figure]] = {}
+    for row in _rows(table):
+        if row["backend"] in backends and row["status"] != "ok":
+            kind = re.sub(r"[0-9.]+(e[+-]?[0-9]+)?", "0", str(row["reason"]))
+            alike.setdefault((row["backend"], row["status"], kind), []).append(row)
     notes: dict[str, list[str]] = {}
-    for (backend, status), rows in _grouped(table, ["backend", "status"]):
-        if backend in backends and status != "ok":
-            word, reasons = _SHORT.get(status, status), _reasons(rows)
-            notes.setdefault(f"{word}{_places(rows, table)}{reasons}", []).append(backend)
+    for (backend, status, _), rows in alike.items():
+        notes.setdefault(f"{_SHORT.get(status, status)}{_places(rows, table)}{_reasons(rows)}", []).append(backend)
     return [f"{', '.join(names)} {text}" for text, names in notes.items()]
 
 
@@ -252,14 +264,18 @@ def _absent(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
     return [f"{', '.join(names)} {text}" for text, names in notes.items()]
 
 
-def _without_baseline(table: pd.DataFrame) -> list[str]:
-    if table["speedup"].notna().any():
-        return []
-    return ["no speed-ups: the baseline has no time in this run; choose another with --baseline"]
+def _remarks(table: pd.DataFrame) -> list[str]:
+    notes = []
+    if table["speedup"].isna().all():
+        notes.append("no speed-ups: the baseline has no time in this run; choose another with --baseline")
+    unreached = set(table.attrs.get("cases", [])) - set(table["case"])
+    if unreached:
+        notes.append(f"{len(unreached)} case{'s' * (len(unreached) > 1)} not reached before the run ended")
+    return notes
 
 
 def _places(rows: Sequence[Figure], table: pd.DataFrame) -> str:
-    layout = layout_of(table["case"])
+    layout = layout_of_table(table)
     places = [layout.short(row["case"]) for row in rows]
     return f" at {', '.join(places)}" if len(places) <= 3 else f" in {len(places)} cases"
 

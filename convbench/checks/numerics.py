@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convbench import oracle
+from convbench.checks.specs import gaussian, integers, largest_exact_integer, low_rank, wide
+from convbench.checks.subject import CheckFunction, Failure, Operands, Subject, index_text, require_equal
 from convbench.errors import UnsupportedWeights
 from convbench.oracle import Truth
 from convbench.spec import ConvSpec
-from convbench.specs import gaussian, integers, largest_exact_integer, low_rank, wide
-from convbench.subject import CheckFunction, Failure, Operands, Subject, index_text, require_equal
 
 __all__ = ["NUMERICS"]
 

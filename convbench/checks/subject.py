@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from convbench.arrays import Array, numpy_namespace
 from convbench.backend import Backend, Plan
 from convbench.bounds import ErrorBound
+from convbench.checks.specs import Numbers, gaussian, low_rank
 from convbench.errors import UnsupportedWeights
 from convbench.oracle import Truth
 from convbench.spec import ConvSpec
-from convbench.specs import Numbers, gaussian, low_rank
 
 __all__ = ["Case", "CheckFunction", "Failure", "Operands", "Refusal", "Subject", "require_equal"]
 

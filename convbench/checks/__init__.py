@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from convbench.backend import Backend
-from convbench.contract import CONTRACT
+from convbench.checks.contract import CONTRACT
+from convbench.checks.numerics import NUMERICS
+from convbench.checks.properties import PROPERTIES
+from convbench.checks.specs import EDGE_LINES, LARGE_LINES, random_spec
+from convbench.checks.subject import CheckFunction, Failure, Refusal, Subject
 from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec, UnsupportedWeights
-from convbench.numerics import NUMERICS
-from convbench.properties import PROPERTIES
 from convbench.refusals import TOPICS
 from convbench.registry import get_backend, protocol_problem
 from convbench.spec import ConvSpec
-from convbench.specs import EDGE_LINES, LARGE_LINES, random_spec
-from convbench.subject import CheckFunction, Failure, Refusal, Subject
 
 __all__ = ["RULES", "Check", "CheckResult", "battery", "check_backend"]
 

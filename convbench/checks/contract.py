@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convbench.checks.subject import CheckFunction, Failure, Refusal, Subject, require_equal
 from convbench.errors import SpecError
 from convbench.memory import measure_workspace, slack_bytes
 from convbench.refusals import human_bytes
 from convbench.spec import DTYPES, ConvSpec
-from convbench.subject import CheckFunction, Failure, Refusal, Subject, require_equal
 
 __all__ = ["CONTRACT"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convbench.checks.specs import Numbers, integers
+from convbench.checks.subject import CheckFunction, Subject, require_equal
 from convbench.spec import ConvSpec
-from convbench.specs import Numbers, integers
-from convbench.subject import CheckFunction, Subject, require_equal
 
 __all__ = ["PROPERTIES"]
 
