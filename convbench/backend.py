@@ -67,12 +67,12 @@ class Backend(Protocol):
     def name(self) -> str: ...
     @property
     def kind(self) -> str:
-        """ "own" or "rival"."""
+        """Either "own" or "rival"."""
         ...
 
     @property
     def device(self) -> str:
-        """ "cpu" or "cuda"."""
+        """Either "cpu" or "cuda"."""
         ...
 
     @property
@@ -387,9 +387,11 @@ class FunctionBackend(_DeclaredBackend):
     >>> def dot(spec, x, w):
     ...     return np.einsum("ncp,oc->nop", x, w[:, :, 0])
     >>> pointwise = FunctionBackend(
-    ...     name="pointwise", function=dot,
-    ...     limits=Limits(axes=(1,), groups=False, stride=False,
-    ...                   also=lambda s: None if s.kernel_size == (1,) and s.padding == ((0, 0),) else "kernel size: only 1"))
+    ...     name="pointwise",
+    ...     function=dot,
+    ...     limits=Limits(axes=(1,), groups=False, stride=False, also=lambda s: (
+    ...         None if s.kernel_size == (1,) and s.padding == ((0, 0),) else "kernel size: only 1")),
+    ... )
     >>> pointwise.why_not(ConvSpec.parse("c3 o2 i8 k3"))
     'kernel size: only 1'
     >>> plan = pointwise.plan(ConvSpec.parse("c3 o2 i8 k1"))

@@ -245,7 +245,8 @@ def _refuse_overflow(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any], bias: NDA
     total = largest[0] * largest[1] * spec.terms + sum(largest[2:])
     if total > np.iinfo(spec.result_dtype).max:
         raise UnsupportedSpec(
-            f"dtype: max|x|·max|w|·terms = {total:.3g} could overflow {spec.result_dtype}; convert to float64 or scale down"
+            f"dtype: max|x|·max|w|·terms = {total:.3g} could overflow {spec.result_dtype}; "
+            "convert to float64 or scale down"
         )
 
 

@@ -245,8 +245,9 @@ class Truth:
         excess = np.where(wrong, np.where(np.isfinite(error), error, np.inf) / np.maximum(allowed, 1e-300), -1.0)
         worst = np.unravel_index(int(np.argmax(excess)), wrong.shape)
         return (
-            f"{int(wrong.sum())} of {wrong.size} outputs are wrong; the worst is [{', '.join(map(str, worst))}]: expected "
-            f"{self.y[worst]:.8g}, got {y[worst]:.8g}, error {error[worst]:.3g} where {allowed[worst]:.3g} is allowed"
+            f"{int(wrong.sum())} of {wrong.size} outputs are wrong; the worst is [{', '.join(map(str, worst))}]: "
+            f"expected {self.y[worst]:.8g}, got {y[worst]:.8g}, "
+            f"error {error[worst]:.3g} where {allowed[worst]:.3g} is allowed"
         )
 
 

@@ -165,7 +165,8 @@ class ConvSpec:
                 word_padding(word, *axis)
                 for axis in zip(self.input_size, self.kernel_size, self.stride, self.dilation, strict=True)
             )
-        allowed = f"must be one of {', '.join(PADDING_WORDS)}, an integer, or one integer or (before, after) pair for each axis"
+        words = ", ".join(PADDING_WORDS)
+        allowed = f"must be one of {words}, an integer, or one integer or (before, after) pair for each axis"
         if not isinstance(padding, Iterable):
             return ((_integer("padding", padding, None),) * 2,) * self.ndim
         entries = tuple(padding)
@@ -312,9 +313,8 @@ class ConvSpec:
         if self.op == "forward":
             return self.macs - prod(self.output_shape) * (self.bias == "none")
         if self.op == "weight_grad":
-            used = (
-                prod(map(min, self.tile, self.output_size)) if self.tile else 1
-            )  # a long period leaves kernels unused
+            # a period beyond the output leaves kernels unused
+            used = prod(map(min, self.tile, self.output_size)) if self.tile else 1
             return max(0, self.macs - used * self.out_channels * self.terms)
         reached = (
             len({p * s + k * d for p in range(outputs) for k in range(kernel)})

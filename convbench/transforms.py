@@ -7,15 +7,18 @@ destroy ``spectrum``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
 from typing import Any
 
+from convbench.threads import parallel
+
 __all__ = ["TransformPair", "Transforms", "fftw_transforms", "spectrum_shape", "standard_transforms"]
 
-_THREADED_POINTS = 2**17  # below, FFTW's barriers between threads cost more than the second thread gains
+_THREADED_POINTS = 2**15  # below, handing work to a second thread costs more than it gains
+_PARTS_PER_THREAD = 2  # so that a thread whose core is shared with others holds nobody up
 _PLANNING_S_PER_POINT = 1e-6  # FFTW measures rival plans for at most so long: a megapixel needs 0.3 to 1 s,
 _PLANNING_LIMITS_S = 0.005, 1.0  # small ones gain nothing worth more, and large ones would take minutes
 
@@ -88,18 +91,53 @@ def fftw_transforms() -> Transforms:
         spectrum = pyfftw.zeros_aligned(spectrum_shape(batch, sizes), dtype=complex_of(dtype))
         if 0 in batch:
             return TransformPair(real, spectrum, lambda: None, lambda: None)
-        axes = tuple(range(-len(sizes), 0))
-        points = prod(batch) * prod(sizes)
-        shortest, longest = _PLANNING_LIMITS_S
-        options: dict[str, Any] = {
-            "threads": threads if points >= _THREADED_POINTS else 1,
-            "planning_timelimit": min(longest, max(shortest, points * _PLANNING_S_PER_POINT)),
-        }
-        forward = pyfftw.FFTW(real, spectrum, axes, "FFTW_FORWARD", ("FFTW_MEASURE", "FFTW_DESTROY_INPUT"), **options)
-        inverse = pyfftw.FFTW(spectrum, real, axes, "FFTW_BACKWARD", ("FFTW_MEASURE", "FFTW_DESTROY_INPUT"), **options)
-        return TransformPair(real, spectrum, forward.execute, inverse.execute)
+        flat = real.reshape(-1, *sizes), spectrum.reshape(-1, *spectrum.shape[len(batch) :])
+        if real.size < _THREADED_POINTS:
+            threads = 1
+        stages = [list(stage) for stage in _fftw_stages(*flat, threads)]
+
+        def run(direction: int) -> None:
+            for stage in stages if direction == 0 else reversed(stages):
+                parallel(lambda plans: plans[direction].execute(), stage, threads)
+
+        return TransformPair(real, spectrum, lambda: run(0), lambda: run(1))
 
     return Transforms("fftw", pyfftw.next_fast_len, pair)
+
+
+def _fftw_stages(real: Any, spectrum: Any, threads: int) -> Iterator[Iterator[tuple[Any, Any]]]:
+    """Yield stages of (forward, inverse) plans; the plans of a stage touch different memory.
+
+    FFTW's own threads wait for each other by spinning, which costs a time slice wherever a core is shared (a
+    hundredfold on a busy machine), so every plan is for one thread and the work is cut here: by images, or, for
+    one image, into rows (the real transform of the last axis) and then columns (the other axes).
+    """
+    axes = tuple(range(1, real.ndim))
+    if threads == 1 or (real.ndim == 2 and real.shape[0] == 1):
+        yield iter([_fftw_plans(real, spectrum, axes)])
+    elif real.shape[0] >= threads:
+        yield (_fftw_plans(real[part], spectrum[part], axes) for part in _parts(real.shape[0], threads))
+    else:
+        rows = [(slice(None), part) for part in _parts(real.shape[1], threads)]
+        yield (_fftw_plans(real[part], spectrum[part], axes[-1:]) for part in rows)
+        columns = [(..., part) for part in _parts(spectrum.shape[-1], threads)]
+        yield (_fftw_plans(spectrum[part], spectrum[part], axes[:-1]) for part in columns)
+
+
+def _fftw_plans(source: Any, target: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+    """Plan both directions between two arrays, or within one."""
+    from pyfftw import FFTW
+
+    shortest, longest = _PLANNING_LIMITS_S
+    limit = min(longest, max(shortest, source.size * _PLANNING_S_PER_POINT))
+    flags = ("FFTW_MEASURE", "FFTW_DESTROY_INPUT")
+    forward = FFTW(source, target, axes, "FFTW_FORWARD", flags, 1, limit)
+    return forward, FFTW(target, source, axes, "FFTW_BACKWARD", flags, 1, limit, normalise_idft=False)
+
+
+def _parts(extent: int, threads: int) -> list[slice]:
+    count = min(extent, threads * _PARTS_PER_THREAD)
+    return [slice(extent * i // count, extent * (i + 1) // count) for i in range(count)]
 
 
 @cache

@@ -53,8 +53,8 @@ def _blocks(spec: ConvSpec) -> list[tuple[int, int]]:
 
 def _flops(spec: ConvSpec) -> int:
     """Two transforms a block (5/2·T·log₂T each), one of the kernel, 6 FLOPs a frequency."""
-    counts, sizes = zip(*_blocks(spec), strict=True)
-    points, blocks = prod(sizes), prod(counts)
+    per_axis = _blocks(spec)
+    blocks, points = prod(count for count, _ in per_axis), prod(size for _, size in per_axis)
     pairs = spec.batch * spec.out_channels * (spec.in_channels // spec.groups)
     return round(pairs * points * (2.5 * log2(points + 1) * (2 * blocks + 1) + 3 * blocks))
 
