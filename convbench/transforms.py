@@ -102,7 +102,12 @@ def fftw_transforms() -> Transforms:
 
         return TransformPair(real, spectrum, lambda: run(0), lambda: run(1))
 
-    return Transforms("fftw", pyfftw.next_fast_len, pair)
+    def good_size(n: int) -> int:
+        """Multiples of 8: FFTW's SIMD codelets take columns by vectors; 1029 = 3·7³ takes twice the time of 1040."""
+        step = 8 if n > 128 else 4 if n > 32 else 1
+        return int(step * pyfftw.next_fast_len(-(-n // step)))
+
+    return Transforms("fftw", good_size, pair)
 
 
 def _fftw_stages(real: Any, spectrum: Any, threads: int) -> Iterator[Iterator[tuple[Any, Any]]]:
