@@ -136,10 +136,10 @@ def cli(context: click.Context) -> None:
 @click.option("--threads", type=_Count(), metavar="N", help="Default: every core.")
 @click.option("--passes", type=_Count(), default=3, show_default=True, metavar="N",
               help="Times that all pairs are gone through.")  # fmt: skip
-@click.option("--budget", type=_Seconds(), default=120, show_default=True, metavar="S",
-              help="Seconds for the whole run.")  # fmt: skip
+@click.option("--budget", type=_Seconds(), metavar="S",
+              help="Seconds for the whole run; default: what its suites ask for, 120 each if they do not.")  # fmt: skip
 @click.option("--time-limit", type=_Seconds(), default=5, show_default=True, metavar="S",
-              help="Skip a pair if one call takes longer.")  # fmt: skip
+              help="Seconds for one pair; skip it if two calls should take longer.")  # fmt: skip
 @click.option("--memory-limit", type=_Size(), default="2GiB", show_default=True, metavar="SIZE",
               help="Skip a pair if it needs more.")  # fmt: skip
 @click.option("--out", type=_FOLDER, default="results", show_default=True, metavar="DIR",
@@ -153,7 +153,7 @@ def run(
     baseline: str | None,
     threads: int | None,
     passes: int,
-    budget: float,
+    budget: float | None,
     time_limit: float,
     memory_limit: int,
     out: Path,
@@ -173,7 +173,11 @@ def run(
     if baseline is not None and get_backend(baseline).name not in names:
         raise SpecError("--baseline", baseline, f"must be one of the backends of this run: {', '.join(names)}")
     options = Options(
-        threads=threads, passes=passes, time_limit_s=time_limit, memory_limit_bytes=memory_limit, budget_s=budget
+        threads=threads,
+        passes=passes,
+        time_limit_s=time_limit,
+        memory_limit_bytes=memory_limit,
+        budget_s=budget or sum(suite.budget_s for suite in chosen),
     )
     specs = [case.spec for suite in chosen if "matrix" in suite.tables for case in suite.cases if case in cases]
     folder = new_run_folder(out, "+".join(suite.name for suite in chosen))

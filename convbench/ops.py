@@ -125,7 +125,8 @@ def conv(
     options = (stride, padding, dilation, groups, tile, boundary, flip, layout, finite, backend, threads)
     try:
         extra = None if bias is None else (type(bias), bias.shape, bias.dtype)
-        signature = (type(x), x.shape, x.dtype, type(w), w.shape, w.dtype, extra, options)
+        kinds = tuple(map(type, options))  # 1, 1.0 and True are equal, but not equally good
+        signature = (type(x), x.shape, x.dtype, type(w), w.shape, w.dtype, extra, options, kinds)
         ready = _PLANS.get(signature)
     except (AttributeError, TypeError):  # not arrays, or a list among the options
         signature, ready = None, None

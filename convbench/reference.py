@@ -63,11 +63,10 @@ def conv(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | 
             total = _bias_at(spec, bias, o, p)
             for k in product(*map(range, spec.kernel_size)):
                 position = _input_position(spec, p, k)
-                if position is None:
-                    continue
                 tap = tuple(size - 1 - i for size, i in zip(spec.kernel_size, k, strict=True)) if spec.flip else k
                 for c in range(channels_per_group):
-                    total += exact_x[(n, first_channel + c, *position)] * exact_w[(o, *tile, c, *tap)]
+                    sample = 0 if position is None else exact_x[(n, first_channel + c, *position)]
+                    total += sample * exact_w[(o, *tile, c, *tap)]
             y[(n, o, *p)] = total
     return y.astype(spec.result_dtype)
 

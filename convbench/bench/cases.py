@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -14,7 +15,8 @@ from convbench.spec import ConvSpec
 __all__ = ["Case", "Suite", "list_suites", "load_suite"]
 
 _DATA_KEYS = ("x", "w", "seed")
-_DIRECTIVES = ("title", "tables")
+_DIRECTIVES = ("title", "tables", "budget")
+DEFAULT_BUDGET_S = 120.0
 _TABLES = ("matrix",)
 
 
@@ -98,12 +100,15 @@ class Suite:
     cases : tuple of Case
     tables : tuple of str
         Further tables that a report prints: "matrix", the operation seen as a matrix.
+    budget_s : float
+        Seconds that a run of it takes unless told otherwise.
     """
 
     name: str
     title: str
     cases: tuple[Case, ...]
     tables: tuple[str, ...] = ()
+    budget_s: float = DEFAULT_BUDGET_S
 
 
 def list_suites() -> dict[str, Path]:
@@ -122,7 +127,8 @@ def list_suites() -> dict[str, Path]:
 def load_suite(name_or_path: str | Path) -> Suite:
     """Read a suite: a built-in's name, or the path of a file.
 
-    One case a line. ``# …`` is a comment; ``#: title = …`` and ``#: tables = …`` say something of the whole file.
+    One case a line. ``# …`` is a comment; ``#: title = …``, ``#: tables = …`` and ``#: budget = …`` (seconds) say something of
+    the whole file.
 
     Raises
     ------
@@ -147,7 +153,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
     if not cases:
         raise SpecError(label, [], "holds no case; write one spec a line, such as 'i224x224 k3 psame f32'")
     tables = tuple(directives.get("tables", "").replace(",", " ").split())
-    return Suite(path.stem, directives.get("title", path.stem), tuple(cases), tables)
+    budget_s = float(directives.get("budget", DEFAULT_BUDGET_S))
+    return Suite(path.stem, directives.get("title", path.stem), tuple(cases), tables, budget_s)
 
 
 def _read_lines(label: str, lines: list[str]) -> tuple[dict[str, str], list[Case]]:
@@ -182,4 +189,6 @@ def _read_directive(here: str, text: str) -> tuple[str, str]:
     unknown = set(value.replace(",", " ").split()) - set(_TABLES) if key == "tables" else set()
     if unknown:
         raise SpecError(here, text, f"tables must be of {', '.join(_TABLES)}")
+    if key == "budget" and not re.fullmatch(r"[1-9][0-9]{0,6}", value):
+        raise SpecError(here, text, "budget must be a whole number of seconds ≥ 1")
     return key, value
