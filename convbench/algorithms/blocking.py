@@ -6,6 +6,7 @@ buffer that holds just this block's halo: no padded copy of the whole input is e
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from math import prod
 from typing import Any
 
 from convbench.arrays import Array, Namespace
-from convbench.spec import ConvSpec
+from convbench.spec import DTYPES, ConvSpec
+from convbench.threads import parallel
 
-__all__ = ["Block", "Blocking", "ScratchPool", "flipped", "spread_bias"]
+__all__ = ["Block", "Blocked", "Blocking", "ScratchPool", "flipped", "spread_bias"]
 
 _KEPT_BLOCKS = 64
+_ONE_THREAD_FLOPS = 2 * 32**3
 _WORTH_A_THREAD = 2**16  # bytes touched below which a block is not split further to occupy another thread
 
 
@@ -220,6 +223,60 @@ class GroupedBias:
     def of(self, block: Block) -> Array:
         """Return the part that is added to ``block``'s outputs (n, g, O/g, *outputs)."""
         return self.whole[block.groups, ...] if self._same_everywhere else self.whole[block.index[1:]]
+
+
+class Blocked(ABC):
+    """An algorithm that fills its output block by block, over all threads.
+
+    Subclasses say how one block is filled; this class cuts, pads, lends buffers and adds the bias.
+
+    Parameters
+    ----------
+    buffers : sequence of int
+        Elements of each buffer, of the result's dtype, that :meth:`_fill` gets besides the halo.
+    """
+
+    flops: int
+
+    def __init__(
+        self, ns: Namespace, spec: ConvSpec, threads: int, blocking: Blocking, buffers: Sequence[int] = ()
+    ) -> None:
+        self._ns, self._spec, self._threads, self._blocking = ns, spec, threads, blocking
+        self._channels = spec.in_channels // spec.groups
+        self._outputs = spec.out_channels // spec.groups
+        self._lanes = min(threads, max(1, len(blocking)))
+        sizes = (blocking.halo_elements, *buffers)
+        self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.result_dtype) for size in sizes])
+        self.workspace_bytes = self._lanes * sum(sizes) * DTYPES[spec.result_dtype]
+        self.flops = spec.flops
+
+    @abstractmethod
+    def prepare(self, w: Array) -> tuple[Any, int | None]:
+        """See :class:`convbench.backend.Algorithm`."""
+
+    @abstractmethod
+    def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:
+        """Write the block's outputs, without bias, from its padded input (n, g, C/g, *halo) into y (n, g, O/g, …)."""
+
+    def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
+        """Fill ``out`` block by block."""
+        ns, spec = self._ns, self._spec
+        x = ns.reshape(x, (spec.batch, spec.groups, self._channels, *spec.input_size))
+        y = ns.reshape(out, (spec.batch, spec.groups, self._outputs, *spec.output_size))
+        offsets = None if bias is None else GroupedBias(ns, spec, bias)
+
+        def fill(block: Block) -> None:
+            part = y[block.index]
+            with self._scratch.borrow() as (padded, *buffers):
+                self._fill(self._blocking.load(ns, x, block, padded), weights, part, block, buffers)
+            if offsets is not None:
+                part += offsets.of(block)
+
+        if len(self._blocking) == 1 and spec.flops < _ONE_THREAD_FLOPS:  # BLAS does not thread so small a product
+            return fill(next(iter(self._blocking)))
+        with ns.gemm_threads(1 if len(self._blocking) > 1 else self._threads):
+            parallel(fill, self._blocking, self._threads)
+        return None
 
 
 class ScratchPool:

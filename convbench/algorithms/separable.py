@@ -8,17 +8,16 @@ Passes are fused within blocks of outputs, whose intermediate images stay in cac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import gcd, prod
 from typing import Any, NamedTuple
 
-from convbench.algorithms.blocking import Block, Blocking, GroupedBias, ScratchPool, flipped
+from convbench.algorithms.blocking import Block, Blocked, Blocking, flipped
 from convbench.algorithms.lowrank import max_rank, pass_macs, tensor_train
 from convbench.arrays import Array, Namespace
 from convbench.errors import UnsupportedWeights
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
-from convbench.threads import parallel
 
 __all__ = ["EPS", "Separable", "long_axes", "why_not_separable"]
 
@@ -49,23 +48,20 @@ def why_not_separable(spec: ConvSpec) -> str | None:
     return None
 
 
-class Separable:
+class Separable(Blocked):
     """Passes along each axis, the last first; any stride, dilation, groups and zero padding.
 
     Needs weights of low rank, for each pair of channels by itself. O(N·O·C/g·∏P·Σ r·r·(K + B)) work; workspace:
-    a block's halo and two intermediate images a rank, for each thread.
+    a block's halo and the images between passes, for each thread.
     """
 
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
-        self._ns, self._spec, self._threads = ns, spec, threads
-        self._channels = spec.in_channels // spec.groups
-        self._outputs = spec.out_channels // spec.groups
+        channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        per_output = (channels + outputs + 2) * prod(spec.stride) * spec.itemsize
+        super().__init__(ns, spec, threads, Blocking(spec, per_output, _BLOCK_BYTES, threads))
         self._axes = long_axes(spec)
         self._rank = max_rank(tuple(spec.kernel_size[axis] for axis in self._axes))
-        per_output = (self._channels + self._outputs + 2) * prod(spec.stride) * spec.itemsize
-        self._blocking = Blocking(spec, per_output, _BLOCK_BYTES, threads)
-        self._scratch = ScratchPool(lambda: ns.empty((self._blocking.halo_elements,), spec.dtype))
-        self.workspace_bytes = self._count_workspace()
+        self.workspace_bytes += self._lanes * self._image_bytes()
         self.flops = self._count_flops((1,) * (len(self._axes) - 1))
 
     def prepare(self, w: Array) -> tuple[Any, int]:
@@ -91,33 +87,18 @@ class Separable:
         found = " and ".join(f"{rank} of {most}" for rank, most in zip(ranks, full, strict=True))
         return f"numerical rank {found}: 1-D passes gain up to rank {self._rank}"
 
-    def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
-        """Fill ``out`` block by block."""
-        ns, spec = self._ns, self._spec
-        x = ns.reshape(x, (spec.batch, spec.groups, self._channels, *spec.input_size))
-        y = ns.reshape(out, (spec.batch, spec.groups, self._outputs, *spec.output_size))
-        offsets = None if bias is None else GroupedBias(ns, spec, bias)
+    def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:
+        halo = halo[(..., *self._skip_unread())]
+        for local, group in enumerate(range(block.groups.start, block.groups.stop)):
+            for o in range(self._outputs):
+                for c in range(self._channels):
+                    image = self._filter(halo[:, local, c, ...], weights[group * self._outputs + o][c], block)
+                    if c == 0:
+                        y[:, local, o, ...] = image
+                    else:
+                        y[:, local, o, ...] += image
 
-        def fill(block: Block) -> None:
-            part = y[block.index]
-            with self._scratch.borrow() as buffer:
-                halo = self._blocking.load(ns, x, block, buffer)
-                halo = halo[(..., *self._skip_unread(halo))]
-                for local, group in enumerate(range(block.groups.start, block.groups.stop)):
-                    for o in range(self._outputs):
-                        for c in range(self._channels):
-                            image = self._filter(halo[:, local, c, ...], weights[group * self._outputs + o][c], block)
-                            if c == 0:
-                                part[:, local, o, ...] = image
-                            else:
-                                part[:, local, o, ...] += image
-            if offsets is not None:
-                part += offsets.of(block)
-
-        with ns.gemm_threads(1 if len(self._blocking) > 1 else self._threads):
-            parallel(fill, self._blocking, self._threads)
-
-    def _skip_unread(self, halo: Array) -> tuple[slice, ...]:
+    def _skip_unread(self) -> tuple[slice, ...]:
         """Along axes with one tap a pass is plain subsampling."""
         spec = self._spec
         return tuple(slice(None, None, spec.stride[a] if spec.kernel_size[a] == 1 else 1) for a in range(spec.ndim))
@@ -209,14 +190,13 @@ class Separable:
             sizes.append((axis, self._blocking.shape[0] * prod(shape)))
         return sizes
 
-    def _count_workspace(self) -> int:
+    def _image_bytes(self) -> int:
         """One image of the first pass, all ranks of those between, the result and a product, a dilated copy."""
         first, *between, final = (elements for _, elements in self._image_elements())
         images = first + sum((self._rank + 1) * elements for elements in between) + 2 * final
         if self._spec.dilation[-1] > 1:
             images += self._blocking.shape[0] * prod(self._blocking.halo_size)
-        lanes = min(self._threads, max(1, len(self._blocking)))
-        return lanes * (self._blocking.halo_elements + images) * self._spec.itemsize
+        return images * self._spec.itemsize
 
     def _count_flops(self, ranks: tuple[int, ...]) -> int:
         """Work of the Toeplitz products, the band's zeros and the repeated halo included."""

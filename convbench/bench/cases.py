@@ -127,8 +127,8 @@ def list_suites() -> dict[str, Path]:
 def load_suite(name_or_path: str | Path) -> Suite:
     """Read a suite: a built-in's name, or the path of a file.
 
-    One case a line. ``# …`` is a comment; ``#: title = …``, ``#: tables = …`` and ``#: budget = …`` (seconds) say something of
-    the whole file.
+    One case a line. ``# …`` is a comment; ``#: title = …``, ``#: tables = …`` and ``#: budget = …`` (seconds) say
+    something of the whole file.
 
     Raises
     ------
