@@ -99,6 +99,7 @@ class Prepared:
 
     spec: ConvSpec
     backend: str
+    source: Any = field(repr=False)  # w itself, of which the value may be a view: leave it as it is while in use
     value: Any = field(repr=False)
     flops: int | None = None  # the work of a run with these weights, where it depends on them
 
@@ -146,7 +147,7 @@ class _CheckedPlan(ABC):
     def _run(self, x: Array, weights: Any, bias: Array | None, out: Array | None) -> Array: ...
 
     def prepare(self, w: Array) -> Prepared:
-        """Return the weights as this plan wants them.
+        """Return the weights as this plan wants them; they may share memory with ``w``.
 
         Raises
         ------
@@ -156,7 +157,7 @@ class _CheckedPlan(ABC):
             If the algorithm needs structure that ``w`` has not.
         """
         self._check("w", w, self._weight_shape, self._dtype)
-        return Prepared(self.spec, self.backend, *self._prepare(w))
+        return Prepared(self.spec, self.backend, w, *self._prepare(w))
 
     def __call__(self, x: Array, weights: Any, bias: Array | None = None, out: Array | None = None) -> Array:
         """Return y of shape ``spec.output_shape``.
@@ -185,7 +186,7 @@ class _CheckedPlan(ABC):
             raise SpecError("bias", None, f"must have shape {self._bias_shape}: the spec says bias={self.spec.bias}")
         if out is not None:
             self._check("out", out, self._output_shape, self._result_dtype)
-            self._check_out(out, x, bias)
+            self._check_out(out, x, weights.source, bias)
         return self._run(x, weights.value, bias, out)
 
     def _check(self, name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
@@ -198,17 +199,27 @@ class _CheckedPlan(ABC):
                 name, str(array.dtype), f"must have dtype {getattr(dtype, '__name__', dtype)} for {self.spec}"
             )
 
-    def _check_out(self, out: Array, x: Array, bias: Array | None) -> None:
+    def _check_out(self, out: Array, x: Array, w: Array, bias: Array | None) -> None:
         flags = getattr(out, "flags", None)
         if flags is None:
             return
         if not flags.writeable:
             raise SpecError("out", "a read-only array", "must be writeable")
-        from numpy import may_share_memory
-
-        for name, operand in (("x", x), ("bias", bias)):
-            if operand is not None and may_share_memory(out, operand):
+        for name, operand in (("x", x), ("w", w), ("bias", bias)):
+            if operand is not None and _overlap(out, operand):
                 raise SpecError("out", f"memory shared with {name}", "must be an array of its own")
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    """Tell whether two NumPy arrays share an element, or may do so where finding out would take long."""
+    import numpy as np
+
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]  # the stubs know 0 and −1 only
+    except np.exceptions.TooHardError:
+        return True
 
 
 class _AlgorithmPlan(_CheckedPlan):
@@ -254,15 +265,16 @@ class _FunctionPlan(_CheckedPlan):
         spec = self.spec
         with self._owner.pool(self.threads) if self._owner.pool else nullcontext():
             y = self._owner.function(spec, x, weights)
-        if self._ns.is_array(y) and y.shape == self._output_shape:
+        if self._ns.is_array(y) and y.shape == self._output_shape and y.dtype == self._result_dtype:
             if bias is not None:
                 y = self._add_bias(y, bias)
             if out is None:
                 return y
             out[...] = y
             return out
-        given = f"{type(y).__name__} of shape {getattr(y, 'shape', None)}"
-        raise SpecError("function", given, f"must return an array of shape {self._output_shape} for {spec}")
+        given = f"{type(y).__name__} of shape {getattr(y, 'shape', None)} and dtype {getattr(y, 'dtype', None)}"
+        wanted = f"{spec.result_dtype} array of shape {self._output_shape}"
+        raise SpecError("function", given, f"must return a {wanted} for {spec}")
 
     def _add_bias(self, y: Array, bias: Array) -> Array:
         from convbench.algorithms.blocking import spread_bias

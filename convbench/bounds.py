@@ -58,14 +58,18 @@ class ErrorBound:
 def gamma(terms: int, dtype: str) -> float:
     """Return γₙ in units of eps; 0 for integers, whose sums are exact.
 
-    Complex products cost √2·γ₂ more than real ones (Higham, lemma 3.5), covered by two more terms.
+    Complex products cost √2·γ₂ more than real ones (Higham, lemma 3.5), covered by two more terms. Half precisions
+    are storage: sums are float32 and rounded once.
     """
     if dtype not in _EPS:
         return 0.0
+    if dtype in ("float16", "bfloat16"):
+        return gamma(terms, "float32") * _EPS["float32"] / _EPS[dtype] + 0.5
     if "complex" in dtype:
         terms += 2
     half = terms / 2
-    return half / (1 - half * _EPS[dtype]) * (sqrt(2) if "complex" in dtype else 1)
+    slack = max(0.5, 1 - half * _EPS[dtype])  # beyond n·u = ½ (2²³ terms of float32) γₙ ends; n·u is still typical
+    return half / slack * (sqrt(2) if "complex" in dtype else 1)
 
 
 def direct(spec: ConvSpec) -> ErrorBound:

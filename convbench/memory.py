@@ -92,6 +92,8 @@ def measure_workspace(
 
 def _load_libraries(backend: Backend, spec: ConvSpec) -> None:
     """Run something tiny of the same kind, if the backend takes it: imports are no workspace."""
+    with blas_threads(1):  # imports threadpoolctl
+        pass
     tiny = ConvSpec(input_size=(2,) * spec.ndim, kernel_size=(2,) * spec.ndim, dtype=spec.dtype)
     if backend.why_not(tiny) is None:
         with suppress(Exception):  # the real run says what is wrong

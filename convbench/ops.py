@@ -337,7 +337,7 @@ def _scipy_style(
     padding: PaddingLike = mode
     if mode == "same":
         # SciPy's centring: y = full[(K−1)//2 :][:H]
-        padding = [(k - 1 - (k - 1) // 2, (k - 1) // 2) for k in v.shape]
+        padding = tuple((k - 1 - (k - 1) // 2, (k - 1) // 2) for k in v.shape)
     y = conv(
         a[None, None], v[None, None], padding=padding, boundary=boundary, flip=flip, backend=backend, threads=threads
     )

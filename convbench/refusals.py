@@ -28,6 +28,7 @@ TOPICS = (
     "layout",
     "kernel size",
     "weights",
+    "data",
     "memory",
     "work",
 )

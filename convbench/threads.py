@@ -44,36 +44,52 @@ def resolve(threads: int | None) -> int:
     return threads
 
 
+_MOST_HELPERS = 255
+
+
 @cache
-def _executor(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="convbench")
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="convbench")  # threads start as they are needed
+
+
+class _Shared:
+    """Jobs that threads take one by one; an exception anywhere stops all after the job in hand."""
+
+    def __init__(self, jobs: Iterator[Any]) -> None:
+        self._jobs, self._lock, self._stopped = jobs, threading.Lock(), False
+
+    def work(self, function: Callable[[Any], None]) -> None:
+        """Do jobs until there are no more."""
+        try:
+            while True:
+                with self._lock:
+                    if self._stopped:
+                        return
+                    try:
+                        job = next(self._jobs)
+                    except StopIteration:
+                        return
+                function(job)
+        except BaseException:
+            self._stopped = True
+            raise
 
 
 def parallel(function: Callable[[Job], None], jobs: Jobs[Job], threads: int) -> None:
     """Call ``function`` on every job, over ``threads`` threads, this one included.
 
-    Threads take the next job as they become free. The first exception is raised after all have stopped.
+    Threads take the next job as they become free. The first exception stops the rest and is raised.
     """
     if threads == 1 or len(jobs) < 2:
         for job in jobs:
             function(job)
         return
-    shared, lock = iter(jobs), threading.Lock()
-
-    def work() -> None:
-        while True:
-            with lock:
-                try:
-                    job = next(shared)
-                except StopIteration:
-                    return
-            function(job)
-
-    helpers = [_executor(threads).submit(work) for _ in range(min(threads, len(jobs)) - 1)]
+    shared = _Shared(iter(jobs))
+    helpers = [_executor().submit(shared.work, function) for _ in range(min(threads, len(jobs), _MOST_HELPERS) - 1)]
     try:
-        work()
-    finally:
-        errors = [helper.exception() for helper in helpers]
+        shared.work(function)
+    finally:  # helpers that never started, all threads being busy with other callers' jobs, are not waited for
+        errors = [helper.exception() for helper in helpers if not helper.cancel()]
     for error in errors:
         if error is not None:
             raise error
@@ -98,20 +114,20 @@ _blas_before: list[int] = []
 def blas_threads(threads: int) -> Iterator[None]:
     """Hold every BLAS pool at ``threads`` within the block, nesting and concurrent plans allowed.
 
-    BLAS has one pool a process: of concurrent plans the latest wins, and the last to leave restores.
+    BLAS has one pool a process: of concurrent plans the most modest wins, and the last to leave restores.
     """
     libraries = _blas_libraries()
     with _blas_lock:
         if not _blas_held:
             _blas_before[:] = [library.get_num_threads() for library in libraries]
         _blas_held.append(threads)
-        _set_blas(libraries, [threads] * len(libraries))
+        _set_blas(libraries, [min(_blas_held)] * len(libraries))
     try:
         yield
     finally:
         with _blas_lock:
             _blas_held.remove(threads)
-            _set_blas(libraries, [_blas_held[-1]] * len(libraries) if _blas_held else _blas_before)
+            _set_blas(libraries, [min(_blas_held)] * len(libraries) if _blas_held else _blas_before)
 
 
 def _set_blas(libraries: Sequence[Any], counts: Sequence[int]) -> None:
@@ -127,3 +143,15 @@ def pool_sizes() -> dict[str, int] | None:
     except ImportError:
         return None
     return {f"{pool['user_api']}:{pool['prefix']}": int(pool["num_threads"]) for pool in threadpool_info()}
+
+
+def _start_anew_in_child() -> None:
+    """After a fork: the parent's threads do not exist here, and its locks may have been held."""
+    global _blas_lock
+    _executor.cache_clear()
+    _blas_lock = threading.Lock()
+    _blas_held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew_in_child)

@@ -117,11 +117,10 @@ class Blocking:
         return list(self._make())
 
     def _make(self) -> Iterator[Block]:
-        ranges = [
-            [slice(start, min(start + size, extent)) for start in range(0, extent, size)]
-            for extent, size in zip(self._extents, self.shape, strict=True)
-        ]
-        for images, groups, *outputs in product(*ranges):
+        starts = [range(0, extent, size) for extent, size in zip(self._extents, self.shape, strict=True)]
+        for corner in product(*starts):
+            ends = (min(c + size, extent) for c, size, extent in zip(corner, self.shape, self._extents, strict=True))
+            images, groups, *outputs = map(slice, corner, ends)
             yield Block(images, groups, tuple(outputs), self._halo(images, groups, tuple(outputs)))
 
     @cached_property
@@ -246,7 +245,7 @@ class Blocked(ABC):
         self._outputs = spec.out_channels // spec.groups
         self._lanes = min(threads, max(1, len(blocking)))
         sizes = (blocking.halo_elements, *buffers)
-        self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.result_dtype) for size in sizes])
+        self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.result_dtype) for size in sizes], self._lanes)
         self.workspace_bytes = self._lanes * sum(sizes) * DTYPES[spec.result_dtype]
         self.flops = spec.flops
 
@@ -282,11 +281,11 @@ class Blocked(ABC):
 class ScratchPool:
     """Buffers that a plan keeps between calls, one set a thread that is inside a call.
 
-    A plan may be called from several threads at once: each borrows a set of its own.
+    A plan may be called from several threads at once: each borrows a set of its own, and ``most`` sets are kept.
     """
 
-    def __init__(self, factory: Callable[[], Any]) -> None:
-        self._factory = factory
+    def __init__(self, factory: Callable[[], Any], most: int = 1) -> None:
+        self._factory, self._most = factory, most
         self._free: list[Any] = []
 
     @contextmanager
@@ -299,4 +298,5 @@ class ScratchPool:
         try:
             yield scratch
         finally:
-            self._free.append(scratch)
+            if len(self._free) < self._most:
+                self._free.append(scratch)

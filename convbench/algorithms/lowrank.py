@@ -41,9 +41,8 @@ def tensor_train(w: NDArray[Any], eps: float) -> Cores:
         left, values, right = np.linalg.svd(rest.reshape(rank * size, -1), full_matrices=False)
         tails = np.sqrt(np.cumsum((values**2)[::-1])[::-1])  # tails[r] is what rank r leaves out
         kept = max(1, int(np.count_nonzero(tails > tolerance)))
-        root = np.sqrt(values[:kept])  # halves of σ on either side keep the cores' magnitudes alike
-        cores.append((left[:, :kept] * root).reshape(rank, size, kept))
-        rest, rank = root[:, None] * right[:kept], kept
+        cores.append(left[:, :kept].reshape(rank, size, kept))  # orthonormal, so that later cuts keep their size
+        rest, rank = values[:kept, None] * right[:kept], kept
     cores.append(rest.reshape(rank, kernel.shape[-1], 1))
     return cores
 

@@ -75,7 +75,7 @@ class Separable(Blocked):
         for kernel in kernels.reshape(spec.out_channels * self._channels, *sizes):
             cores = tensor_train(kernel, EPS[spec.dtype])
             ranks = tuple(core.shape[2] for core in cores[:-1])
-            if pass_macs(sizes, ranks) >= prod(sizes):
+            if max(ranks) > self._rank or pass_macs(sizes, ranks) >= prod(sizes):
                 raise UnsupportedWeights(refuse("weights", self._too_high(sizes, ranks)))
             highest = max(highest, ranks, key=lambda r: pass_macs(sizes, r))
             passes.append([self._toeplitz(axis, core) for axis, core in zip(self._axes, cores, strict=True)])
