@@ -16,11 +16,15 @@ from convbench import bounds
 from convbench.arrays import Array, Namespace, numpy_namespace
 from convbench.bounds import ErrorBound
 from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec
-from convbench.refusals import Limits, refuse
-from convbench.spec import ConvSpec
+from convbench.refusals import Limits, memory, refuse
+from convbench.spec import DTYPES, ConvSpec
 from convbench.threads import resolve
 
 __all__ = ["Algorithm", "AlgorithmBackend", "Backend", "FunctionBackend", "Plan", "Prepared"]
+
+
+#: A result beyond this is refused before anything is allocated: no machine has the memory.
+MOST_BYTES = 2**44
 
 
 @runtime_checkable
@@ -36,7 +40,7 @@ class Plan(Protocol):
     def backend(self) -> str: ...
     @property
     def threads(self) -> int:
-        """Threads that a run really uses."""
+        """Threads that a run may use: as asked for, or 1 where the backend has no threads."""
         ...
 
     @property
@@ -129,6 +133,7 @@ class _CheckedPlan(ABC):
         self.accumulate_dtype = spec.result_dtype
         self._ns = ns
         self._dtype, self._result_dtype = ns.dtype(spec.dtype), ns.dtype(spec.result_dtype)
+        self._integers = "int" in spec.dtype
         self._input_shape, self._weight_shape = spec.input_shape, spec.weight_shape
         self._bias_shape, self._output_shape = spec.bias_shape, spec.output_shape
 
@@ -184,6 +189,8 @@ class _CheckedPlan(ABC):
             self._check("bias", bias, self._bias_shape, self._dtype)
         elif self._bias_shape is not None:
             raise SpecError("bias", None, f"must have shape {self._bias_shape}: the spec says bias={self.spec.bias}")
+        if self._integers:
+            self._refuse_overflow(x, weights.source, bias)
         if out is not None:
             self._check("out", out, self._output_shape, self._result_dtype)
             self._check_out(out, x, weights.source, bias)
@@ -197,6 +204,25 @@ class _CheckedPlan(ABC):
         if array.dtype != dtype:
             raise SpecError(
                 name, str(array.dtype), f"must have dtype {getattr(dtype, '__name__', dtype)} for {self.spec}"
+            )
+
+    def _refuse_overflow(self, x: Array, w: Array, bias: Array | None) -> None:
+        """Integers are exact or refused: no sum may leave the result's 64 bits."""
+        xp = self._ns.xp
+        largest = [
+            max(abs(int(xp.max(a))), abs(int(xp.min(a)))) if 0 not in a.shape else 0
+            for a in (x, w, bias)
+            if a is not None
+        ]
+        total = largest[0] * largest[1] * self.spec.terms + sum(largest[2:])
+        if total > int(xp.iinfo(self._result_dtype).max):
+            raise UnsupportedSpec(
+                f"{self.backend}: "
+                + refuse(
+                    "dtype",
+                    f"max|x|·max|w|·terms = {total:.3g} could overflow {self.spec.result_dtype}; "
+                    "convert to float64 or scale down",
+                )
             )
 
     def _check_out(self, out: Array, x: Array, w: Array, bias: Array | None) -> None:
@@ -267,7 +293,7 @@ class _FunctionPlan(_CheckedPlan):
             y = self._owner.function(spec, x, weights)
         if self._ns.is_array(y) and y.shape == self._output_shape and y.dtype == self._result_dtype:
             if bias is not None:
-                y = self._add_bias(y, bias)
+                y = self._add_bias(y, x, bias)
             if out is None:
                 return y
             out[...] = y
@@ -276,10 +302,13 @@ class _FunctionPlan(_CheckedPlan):
         wanted = f"{spec.result_dtype} array of shape {self._output_shape}"
         raise SpecError("function", given, f"must return a {wanted} for {spec}")
 
-    def _add_bias(self, y: Array, bias: Array) -> Array:
+    def _add_bias(self, y: Array, x: Array, bias: Array) -> Array:
         from convbench.algorithms.blocking import spread_bias
 
-        y += spread_bias(self._ns, self.spec, bias)
+        spread = spread_bias(self._ns, self.spec, bias)
+        if _overlap(y, x):  # a function may return a view of its argument
+            return y + spread
+        y += spread
         return y
 
 
@@ -326,7 +355,7 @@ class _DeclaredBackend(ABC):
 
     def why_not(self, spec: ConvSpec) -> str | None:
         """Return the reason why this spec is not done here, or None for "I can"."""
-        return self.unavailable() or self.limits.why_not(spec)
+        return self.unavailable() or self.limits.why_not(spec) or memory(_result_bytes(spec), MOST_BYTES)
 
     def error_bound(self, spec: ConvSpec) -> ErrorBound:
         """Return the a-priori bound of this algorithm's error for ``spec``."""
@@ -440,6 +469,5 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def array_bytes(shape: tuple[int, ...], itemsize: int) -> int:
-    """Bytes of a dense array."""
-    return prod(shape) * itemsize
+def _result_bytes(spec: ConvSpec) -> int:
+    return prod(spec.result_shape) * DTYPES[spec.result_dtype]

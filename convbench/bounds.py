@@ -30,7 +30,9 @@ class ErrorBound:
     .. math:: |ŷ − y| ≤ eps · (componentwise · (|w| ∗ |x| + |bias|) + normwise · ‖w‖₂ · ‖x‖₂)
 
     with eps the spacing of the dtype at 1 (2u), ‖w‖₂ over one output channel's weights, and ‖x‖₂ over
-    the samples named by ``reach``.
+    the samples named by ``reach``; and for each example n and output channel o, where ``energy`` is given,
+
+    .. math:: ‖ŷ − y‖₂ ≤ eps · (componentwise · ‖ |w| ∗ |x| + |bias| ‖₂ + energy · max_f |ŵ(f)| · ‖x‖₂)
 
     Attributes
     ----------
@@ -40,6 +42,9 @@ class ErrorBound:
         Dimensionless factors. Direct methods have no normwise part; transforms have little else.
     reach : {"example", "window"}
         Does an error depend on the whole example, or on the samples under the kernel only?
+    energy : float
+        Factor of the second inequality; 0 where there is none. It is the sharper one for large transforms, whose
+        errors spread evenly.
     exact_on_integers : bool
         Small integers in floating-point storage give the exact result bit for bit; otherwise they do
         after rounding to the nearest integer, wherever the bound is below one half.
@@ -50,6 +55,7 @@ class ErrorBound:
     source: str
     componentwise: float
     normwise: float = 0.0
+    energy: float = 0.0
     reach: str = "example"
     exact_on_integers: bool = True
     spreads_nonfinite: bool = False
@@ -80,16 +86,20 @@ def direct(spec: ConvSpec) -> ErrorBound:
 def fft(spec: ConvSpec, points: int) -> ErrorBound:
     """Three transforms of ``points`` points in all and one product a frequency.
 
-    Each transform multiplies a term by at most (1 + η)^log₂T, η = u + γ₄(√2 + u) ≈ 6.7u = 3.4 eps
-    (theorem 24.2); with |Σ_f X_f W_f|/T ≤ ‖x‖₂‖w‖₂ the three of them add up to 3·3.4·log₂T eps normwise.
-    The sum over channels adds √2·γ of its length.
+    A transform's relative error in the 2-norm is at most η·log₂T, η = u + γ₄(√2 + u) ≈ 6.7u = 3.4 eps (theorem
+    24.2, for radix 2; larger radices have fewer, longer stages, and their small sums stay below the stages that
+    they replace). By Parseval three of them give 3·3.4·log₂T eps of max|ŵ|·‖x‖₂ in the 2-norm (``energy``), and,
+    as |Σ_f X_f W_f|/T ≤ ‖x‖₂‖w‖₂, as many eps of ‖w‖₂‖x‖₂ at each output. The sum over channels adds √2·γ of its
+    length.
     """
     eta = 3.4
     channels = spec.in_channels // spec.groups * prod(spec.stride)
+    factor = 3 * eta * max(1.0, log2(max(2, points))) + sqrt(2) * gamma(channels + 3, spec.dtype)
     return ErrorBound(
         source="Higham 2002, theorem 24.2",
         componentwise=gamma(1, spec.dtype),
-        normwise=3 * eta * max(1.0, log2(max(2, points))) + sqrt(2) * gamma(channels + 3, spec.dtype),
+        normwise=factor,
+        energy=factor,
         exact_on_integers=False,
         spreads_nonfinite=True,
     )

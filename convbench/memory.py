@@ -10,6 +10,7 @@ from math import prod
 from convbench.arrays import Array, numpy_namespace
 from convbench.backend import Backend
 from convbench.spec import DTYPES, ConvSpec
+from convbench.threads import blas_threads
 
 __all__ = ["measure_workspace", "slack_bytes"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convbench.backend import Plan
-from convbench.errors import SpecError, UnsupportedSpec
+from convbench.errors import SpecError
 from convbench.registry import get_backend
 from convbench.select import choose
 from convbench.spec import DTYPES, ConvSpec, PaddingLike, SizeLike, TileLike
@@ -143,10 +144,8 @@ def _conv_first_time(x: Any, w: Any, bias: Any, out: Any, signature: Any, option
     bias = rest[0] if rest else None
     *fields, finite, backend, threads = options
     spec = _spec_of(x, w, bias, dtype, *fields)
-    if dtype.kind in "iu":
-        _refuse_overflow(spec, x, w, bias)
     ready = plan(spec, backend, threads=resolve(threads), finite=finite)
-    cacheable = signature is not None and all(a.dtype == dtype for a in operands) and dtype.kind not in "iu"
+    cacheable = signature is not None and all(a.dtype == dtype for a in operands)
     if cacheable:
         _keep(signature, ready)
     result: NDArray[Any] = ready(x, ready.prepare(w), bias, out)
@@ -163,8 +162,9 @@ def _keep(signature: Any, ready: Plan) -> None:
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:
-    if isinstance(value, np.ndarray) and type(value).__module__ != "numpy.ma":
-        return value
+    masked = sys.modules.get("numpy.ma")  # not imported on its behalf
+    if isinstance(value, np.ndarray) and not (masked and isinstance(value, masked.MaskedArray)):
+        return np.asarray(value)  # np.matrix and other subclasses index differently
     if isinstance(value, (list, tuple, int, float, complex, np.generic)):
         try:
             return np.asarray(value)
@@ -239,16 +239,6 @@ def _with_bias(spec: ConvSpec, bias: NDArray[Any]) -> ConvSpec:
             return biased
     shapes = " or ".join(str(spec.replace(bias=form).bias_shape) for form in forms)
     raise SpecError("bias", bias.shape, f"must have shape {shapes}")
-
-
-def _refuse_overflow(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None) -> None:
-    largest = [max(abs(int(a.max(initial=0))), abs(int(a.min(initial=0)))) for a in (x, w, bias) if a is not None]
-    total = largest[0] * largest[1] * spec.terms + sum(largest[2:])
-    if total > np.iinfo(spec.result_dtype).max:
-        raise UnsupportedSpec(
-            f"dtype: max|x|·max|w|·terms = {total:.3g} could overflow {spec.result_dtype}; "
-            "convert to float64 or scale down"
-        )
 
 
 def convolve(

@@ -212,6 +212,35 @@ class Truth:
             limit = limit + float(info.eps) * bound.normwise * self.norms(bound.reach)
         return limit + terms * float(info.smallest_subnormal)  # gradual underflow: half of it a product
 
+    def allowed_energy(self, bound: ErrorBound) -> NDArray[Any]:
+        """Return the largest ‖ŷ − y‖₂ of each example and output channel that ``bound.energy`` permits."""
+        info, terms = np.finfo(self.spec.dtype), self.spec.terms + 1
+        space = tuple(range(2, 2 + self.spec.ndim))
+        own = np.finfo(np.float64).eps * terms / 2
+        limit = (float(info.eps) * bound.componentwise + own) * np.sqrt((self.scale**2).sum(axis=space))
+        limit += float(info.eps) * bound.energy * self._x_norms * self._gains
+        return np.asarray(limit + terms * float(info.smallest_subnormal) * prod(self.spec.output_size))
+
+    @cached_property
+    def _x_norms(self) -> NDArray[Any]:
+        """‖x‖₂ of what each output channel reads, shape (N, O)."""
+        spec = self.spec
+        energy = (np.abs(self._x).astype(self._real) ** 2).reshape(spec.batch, spec.groups, -1 if spec.batch else 1)
+        return np.repeat(np.sqrt(energy.sum(axis=2)), spec.out_channels // spec.groups, axis=1)
+
+    @cached_property
+    def _gains(self) -> NDArray[Any]:
+        """max_f √Σ_c |ŵ_oc(f)|², shape (O,), over all frequencies.
+
+        Sampled four times as densely as needed; between samples it is at most 1/cos(π/8) a axis larger (Ehlich
+        and Zeller 1964).
+        """
+        ndim = self.spec.ndim
+        sizes = [4 * size for size in self.spec.kernel_size]
+        spectra = np.fft.fftn(self._w.astype(accumulator(self.spec)), s=sizes, axes=tuple(range(-ndim, 0)))
+        power = (np.abs(spectra) ** 2).sum(axis=1).reshape(self.spec.out_channels, -1)
+        return np.asarray(np.sqrt(power.max(axis=1)) / np.cos(np.pi / 8) ** ndim)
+
     def judge(self, y: Any, bound: ErrorBound) -> Verdict:
         """Compare a result with the truth; a non-finite truth must be met by the same non-finite values."""
         expected, given = self.y, np.asarray(y)
@@ -231,7 +260,20 @@ class Truth:
             norm = norm / (np.linalg.norm(np.where(np.isfinite(expected), expected, 0.0)) or 1.0)
             bound_ratio = _largest_ratio(allowed, unit)
         message = "" if not wrong.any() else self._complaint(given, wrong, error, allowed)
+        if not message and bound.energy and not self.spec.tile and np.isfinite(self.scale).all():
+            message = self._complaint_of_energy(error, bound)
         return Verdict(not message, ratio, float(norm), bound_ratio, message)
+
+    def _complaint_of_energy(self, error: NDArray[Any], bound: ErrorBound) -> str:
+        found = np.sqrt((error**2).sum(axis=tuple(range(2, 2 + self.spec.ndim))))
+        allowed = self.allowed_energy(bound)
+        if (found <= allowed).all():
+            return ""
+        n, o = np.unravel_index(int(np.argmax(found - allowed)), found.shape)
+        return (
+            f"the outputs of example {n}, channel {o} are wrong together: ‖ŷ − y‖₂ = {found[n, o]:.3g} where "
+            f"{allowed[n, o]:.3g} is allowed"
+        )
 
     @property
     def _real(self) -> str:

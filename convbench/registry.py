@@ -76,6 +76,8 @@ def get_backend(name: str) -> Backend:
     UnknownBackend
         With the names that come close, and how to list all.
     """
+    if not isinstance(name, str):
+        raise UnknownBackend(f"backend {name!r} is not a name; 'convbench list backends' shows all")
     if name in _BUILT_IN:
         module = importlib.import_module(f"convbench.backends.{_BUILT_IN[name]}")
         backend: Backend = module.BACKEND

@@ -389,6 +389,8 @@ def _integer(name: str, value: Any, least: int | None) -> int:
         raise SpecError(name, value, rule) from None
     if least is not None and number < least:
         raise SpecError(name, value, rule)
+    if abs(number) >= 2**62:
+        raise SpecError(name, value, "must lie below 2⁶²")
     return number
 
 

@@ -18,6 +18,8 @@ from convbench.errors import SpecError
 
 __all__ = ["available", "blas_threads", "parallel", "pool_sizes", "resolve"]
 
+_MOST_HELPERS = 255
+
 Job = TypeVar("Job")
 JobOut = TypeVar("JobOut", covariant=True)
 
@@ -39,12 +41,9 @@ def resolve(threads: int | None) -> int:
     """Return ``threads``, or every available core for None."""
     if threads is None:
         return available()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise SpecError("threads", threads, "must be an integer ≥ 1, or None for every core")
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MOST_HELPERS + 1:
+        raise SpecError("threads", threads, f"must be an integer from 1 to {_MOST_HELPERS + 1}, or None for every core")
     return threads
-
-
-_MOST_HELPERS = 255
 
 
 @cache

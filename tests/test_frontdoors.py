@@ -342,7 +342,7 @@ READ_ONLY.flags.writeable = False
         ((X, W), {"dilation": 1.5}, "dilation", "integer ≥ 1"),
         ((X, W), {"boundary": "wrap"}, "boundary", "means circular here"),
         ((X, W), {"flip": "yes"}, "flip", "True (convolution) or False"),
-        ((X, W), {"threads": 0}, "threads", "integer ≥ 1, or None"),
+        ((X, W), {"threads": 0}, "threads", "integer from 1 to 256, or None"),
         ((X, W), {"out": ones(1, 1, 6, 5)}, "out", "must have shape (1, 1, 6, 6)"),
         ((X, W), {"out": ones(1, 1, 6, 6, dtype="f8")}, "out", "must have dtype float32"),
         ((X, W), {"out": [0]}, "out", "must be an array of numpy"),

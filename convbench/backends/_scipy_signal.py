@@ -27,14 +27,16 @@ def conv_by_planes(filter_plane: FilterPlane) -> Callable[[ConvSpec, Array, Arra
         import numpy as np
 
         mode = scipy_mode(spec)
-        y = np.empty(spec.output_shape, x.dtype)
         channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         kernels = np.flip(w, axis=tuple(range(2, 2 + spec.ndim))) if spec.flip else w
+        if mode is None:
+            x = _padded(spec, x)
+        if spec.batch == spec.in_channels == spec.out_channels == 1:  # nothing to sum: SciPy's own result
+            return filter_plane(x[0, 0], kernels[0, 0], mode or "valid")[None, None]
+        y = np.empty(spec.output_shape, x.dtype)
         for n in range(spec.batch):
             for group in range(spec.groups):
                 planes = [x[n, group * channels + c] for c in range(channels)]
-                if mode is None:
-                    planes = [_padded(spec, plane) for plane in planes]
                 for o in range(group * outputs, (group + 1) * outputs):
                     y[n, o] = filter_plane(planes[0], kernels[o, 0], mode or "valid")
                     for c in range(1, channels):
@@ -42,6 +44,54 @@ def conv_by_planes(filter_plane: FilterPlane) -> Callable[[ConvSpec, Array, Arra
         return y
 
     return conv
+
+
+_CHUNK_BYTES = 64 * 2**20  # of one call over many channels
+
+
+def conv_by_batches(filter_batch: Callable[[Array, Array, str, tuple[int, ...]], Array]) -> Callable[..., Array]:
+    """Return a function of whole arrays for SciPy's transforms, which take the channels at once by ``axes=``.
+
+    ``filter_batch(x, kernels, mode, axes)`` broadcasts over the leading axes and cross-correlates over ``axes``,
+    so that each channel is transformed once. Outputs are cut into chunks of bounded memory.
+    """
+
+    def conv(spec: ConvSpec, x: Array, w: Array) -> Array:
+        import numpy as np
+
+        mode = scipy_mode(spec)
+        axes = tuple(range(-spec.ndim, 0))
+        channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        kernels = np.flip(w, axis=axes) if spec.flip else w
+        if mode is None:
+            x = _padded(spec, x)
+        if spec.batch == spec.in_channels == spec.out_channels == 1:  # nothing to sum: SciPy's own result
+            return filter_batch(x, kernels, mode or "valid", axes)
+        x = x.reshape(spec.batch, spec.groups, 1, channels, *x.shape[2:])
+        kernels = kernels.reshape(spec.groups, outputs, channels, *spec.kernel_size)
+        y = np.empty((spec.batch, spec.groups, outputs, *spec.output_size), x.dtype)
+        wanted: tuple[Any, ...] = (...,)
+        if mode == "same":  # which would crop the broadcast axes too: take its part of "full"
+            mode = "full"
+            wanted = (..., *(slice(k // 2, k // 2 + h) for k, h in zip(spec.kernel_size, spec.input_size, strict=True)))
+        groups, at_once = chunk(spec)
+        for n in range(spec.batch):
+            for g in range(0, spec.groups, groups):
+                for o in range(0, outputs, at_once):
+                    part = kernels[g : g + groups, o : o + at_once]
+                    products = filter_batch(x[n, g : g + groups], part, mode or "valid", axes)
+                    y[n, g : g + groups, o : o + at_once] = products[wanted].sum(axis=2)
+        return y.reshape(spec.output_shape)
+
+    return conv
+
+
+def chunk(spec: ConvSpec) -> tuple[int, int]:
+    """Return how many groups, and how many outputs of each, one call takes."""
+    channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    image = max(1, prod(transform_sizes(spec)) * spec.itemsize * channels)
+    at_once = max(1, min(outputs, _CHUNK_BYTES // image))
+    return (max(1, min(spec.groups, _CHUNK_BYTES // (image * outputs))) if at_once == outputs else 1), at_once
 
 
 def scipy_mode(spec: ConvSpec) -> str | None:
@@ -55,23 +105,25 @@ def scipy_mode(spec: ConvSpec) -> str | None:
     return "same" if centred and fits else None
 
 
-def _padded(spec: ConvSpec, plane: Array) -> Array:
-    """Pad with zeros, or crop where the padding is negative."""
+def _padded(spec: ConvSpec, x: Array) -> Array:
+    """Pad the last axes with zeros, or crop them where the padding is negative."""
     import numpy as np
 
     inside = tuple(slice(max(0, -a), h - max(0, -b)) for (a, b), h in zip(spec.padding, spec.input_size, strict=True))
+    lead = x.ndim - spec.ndim
     if any(part.start >= part.stop for part in inside):  # the crop takes everything: only zeros are left
         sizes = [h + a + b for h, (a, b) in zip(spec.input_size, spec.padding, strict=True)]
-        return np.zeros(sizes, plane.dtype)
-    return np.pad(plane[inside], [(max(0, a), max(0, b)) for a, b in spec.padding])
+        return np.zeros((*x.shape[:lead], *sizes), x.dtype)
+    margins = [(0, 0)] * lead + [(max(0, a), max(0, b)) for a, b in spec.padding]
+    return np.pad(x[(..., *inside)], margins)
 
 
 def padded_elements(spec: ConvSpec) -> int:
-    """Elements of the padded planes of a group; 0 if a mode does the padding."""
+    """Elements of the padded input; 0 if a mode does the padding."""
     if scipy_mode(spec):
         return 0
     sizes = (h + max(0, a) + max(0, b) for h, (a, b) in zip(spec.input_size, spec.padding, strict=True))
-    return prod(sizes) * (spec.in_channels // spec.groups)
+    return prod(sizes) * spec.batch * spec.in_channels
 
 
 def transform_sizes(spec: ConvSpec) -> tuple[int, ...]:
@@ -90,18 +142,36 @@ def fft_bound(spec: ConvSpec) -> ErrorBound:
     return bounds.fft(spec, prod(transform_sizes(spec)))
 
 
+def batch_flops(spec: ConvSpec, input_points: float, kernel_points: float, output_points: float, bins: float) -> int:
+    """Work of one call a chunk: 5/2·T·log₂T a real transform of T points, 6 + 2 FLOPs a product and sum.
+
+    Inputs are transformed once a chunk of outputs, kernels once an example.
+    """
+    channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    pairs = spec.batch * spec.groups * outputs * channels
+    repeats = -(-outputs // chunk(spec)[1])
+    inputs = spec.batch * spec.in_channels * repeats
+    return round(inputs * input_points + pairs * (kernel_points + output_points + 8 * bins))
+
+
 def fft_flops(spec: ConvSpec) -> int:
-    """Three transforms a pair of channels (5/2·T·log₂T each) and 6 FLOPs a frequency."""
+    """See :func:`batch_flops`: each transform is of the whole plane."""
     points = prod(transform_sizes(spec))
-    return round(
-        spec.batch * spec.out_channels * (spec.in_channels // spec.groups) * points * (7.5 * log2(points + 1) + 3)
-    )
+    transform = 2.5 * points * log2(points + 1)
+    return batch_flops(spec, transform, transform, transform, points / 2)
 
 
 def fft_workspace(spec: ConvSpec) -> int:
-    """Spectra of both, their product, the inverse and the copies that pocketfft's wrapper makes."""
-    transforms = 6 * prod(size + 2 for size in transform_sizes(spec))
-    return (transforms + padded_elements(spec) + prod(spec.output_size)) * spec.itemsize
+    """Spectra of inputs and kernels, their products, the inverse and the copies that pocketfft's wrapper makes."""
+    return batch_workspace(spec, prod(size + 2 for size in transform_sizes(spec)))
+
+
+def batch_workspace(spec: ConvSpec, points: int) -> int:
+    """Bytes of a call over one chunk whose transforms have ``points`` points a plane."""
+    groups, outputs = chunk(spec)
+    channels = spec.in_channels // spec.groups
+    planes = groups * channels * (2 + 4 * outputs) + groups * outputs
+    return (planes * points + padded_elements(spec)) * spec.itemsize
 
 
 def fft_workers(threads: int) -> AbstractContextManager[Any]:

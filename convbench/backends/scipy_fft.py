@@ -7,7 +7,7 @@ from convbench.backend import FunctionBackend
 from convbench.backends._scipy_signal import (
     LIMITS,
     REQUIRES,
-    conv_by_planes,
+    conv_by_batches,
     fft_bound,
     fft_flops,
     fft_workers,
@@ -16,17 +16,17 @@ from convbench.backends._scipy_signal import (
 from convbench.ops import front_doors
 
 
-def _correlate(plane: Array, kernel: Array, mode: str) -> Array:
+def _correlate(x: Array, kernels: Array, mode: str, axes: tuple[int, ...]) -> Array:
     from scipy.signal import fftconvolve
 
-    return fftconvolve(plane, kernel[(slice(None, None, -1),) * kernel.ndim], mode)
+    return fftconvolve(x, kernels[(..., *(slice(None, None, -1),) * len(axes))], mode, axes=axes)
 
 
 BACKEND = FunctionBackend(
     name="scipy-fft",
     summary="signal.fftconvolve (pocketfft)",
     kind="rival",
-    function=conv_by_planes(_correlate),
+    function=conv_by_batches(_correlate),
     workspace=fft_workspace,
     work=fft_flops,
     pool=fft_workers,

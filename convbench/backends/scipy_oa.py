@@ -10,20 +10,21 @@ from convbench.backend import FunctionBackend
 from convbench.backends._scipy_signal import (
     LIMITS,
     REQUIRES,
-    conv_by_planes,
+    batch_flops,
+    batch_workspace,
+    conv_by_batches,
     fft_bound,
     fft_workers,
-    padded_elements,
     scipy_mode,
 )
 from convbench.ops import front_doors
 from convbench.spec import ConvSpec
 
 
-def _correlate(plane: Array, kernel: Array, mode: str) -> Array:
+def _correlate(x: Array, kernels: Array, mode: str, axes: tuple[int, ...]) -> Array:
     from scipy.signal import oaconvolve
 
-    return oaconvolve(plane, kernel[(slice(None, None, -1),) * kernel.ndim], mode)
+    return oaconvolve(x, kernels[(..., *(slice(None, None, -1),) * len(axes))], mode, axes=axes)
 
 
 def _blocks(spec: ConvSpec) -> list[tuple[int, int]]:
@@ -52,24 +53,23 @@ def _blocks(spec: ConvSpec) -> list[tuple[int, int]]:
 
 
 def _flops(spec: ConvSpec) -> int:
-    """Two transforms a block (5/2·T·log₂T each), one of the kernel, 6 FLOPs a frequency."""
+    """See ``batch_flops``: inputs and results have one transform a block, kernels one."""
     per_axis = _blocks(spec)
     blocks, points = prod(count for count, _ in per_axis), prod(size for _, size in per_axis)
-    pairs = spec.batch * spec.out_channels * (spec.in_channels // spec.groups)
-    return round(pairs * points * (2.5 * log2(points + 1) * (2 * blocks + 1) + 3 * blocks))
+    transform = 2.5 * points * log2(points + 1)
+    return batch_flops(spec, blocks * transform, transform, blocks * transform, blocks * points / 2)
 
 
 def _workspace(spec: ConvSpec) -> int:
     """Blocks, their spectra, products and results, and copies on the way."""
-    blocks = prod(count * (size + 2) for count, size in _blocks(spec))
-    return (6 * blocks + padded_elements(spec) + prod(spec.output_size)) * spec.itemsize
+    return batch_workspace(spec, prod(count * (size + 2) for count, size in _blocks(spec)))
 
 
 BACKEND = FunctionBackend(
     name="scipy-oa",
     summary="signal.oaconvolve (overlap-add, pocketfft)",
     kind="rival",
-    function=conv_by_planes(_correlate),
+    function=conv_by_batches(_correlate),
     workspace=_workspace,
     work=_flops,
     pool=fft_workers,
