@@ -49,6 +49,11 @@ class Plan(Protocol):
         ...
 
     @property
+    def prepared_bytes(self) -> int:
+        """Memory of prepared weights beyond ``w`` itself."""
+        ...
+
+    @property
     def flops(self) -> int:
         """Floating-point operations really done (``spec.flops`` is the nominal count)."""
         ...
@@ -112,6 +117,7 @@ class Algorithm(Protocol):
     """One algorithm planned for one spec and thread count, in one namespace; see :mod:`convbench.algorithms`."""
 
     workspace_bytes: int
+    prepared_bytes: int
     flops: int
 
     def prepare(self, w: Array) -> tuple[Any, int | None]:
@@ -140,6 +146,10 @@ class _CheckedPlan(ABC):
     @property
     @abstractmethod
     def workspace_bytes(self) -> int: ...
+
+    @property
+    def prepared_bytes(self) -> int:
+        return 0
 
     @property
     @abstractmethod
@@ -256,6 +266,10 @@ class _AlgorithmPlan(_CheckedPlan):
     @property
     def workspace_bytes(self) -> int:
         return self._algorithm.workspace_bytes
+
+    @property
+    def prepared_bytes(self) -> int:
+        return self._algorithm.prepared_bytes
 
     @property
     def flops(self) -> int:

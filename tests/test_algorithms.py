@@ -133,6 +133,30 @@ def test_tensor_train_finds_the_rank_and_keeps_its_promise(shape: tuple[int, ...
     assert np.linalg.norm(_contract(cores) - w) <= factor_error(shape, eps) * eps * np.linalg.norm(w)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_what_a_tensor_train_leaves_out_does_not_depend_on_the_scale(scale: float) -> None:
+    """a term of 10⁻⁴ of the kernel is kept, rounding is not, however large or small the kernel is."""
+    rng = np.random.default_rng(9)
+    first, second = (
+        np.multiply.outer(np.multiply.outer(*rng.standard_normal((2, 7))), rng.standard_normal(7)) for _ in range(2)
+    )
+    w = ((first + 1e-4 * second) * scale).astype("float32")
+    cores = tensor_train(w, 2.0**-23)
+    assert [core.shape[2] for core in cores] == [2, 2, 1]
+    assert np.linalg.norm(_contract(cores) - w) <= factor_error(w.shape, 2.0**-23) * 2.0**-23 * np.linalg.norm(w)
+
+
+def test_separable_is_exact_on_integer_outer_products() -> None:
+    """integer factors make integer sums: equal to the int64 truth bit for bit."""
+    spec = ConvSpec.parse("n2 c2 o3 i19x23 k5x3 s2x1 d1x3 psame f32")
+    rng = np.random.default_rng(4)
+    x = rng.integers(-8, 9, spec.input_shape)
+    w = rng.integers(-4, 5, (3, 2, 5, 1)) * rng.integers(-4, 5, (3, 2, 1, 3))
+    plan = get_backend("separable").plan(spec)
+    y = plan(x.astype("f4"), plan.prepare(w.astype("f4")))
+    assert np.array_equal(y, oracle.conv(spec.replace(dtype="int64"), x, w))
+
+
 def test_integer_outer_products_keep_integer_factors() -> None:
     """Sobel, binomial and 3-D integer kernels stay exact."""
     for factors in ([[1, 2, 1], [-1, 0, 1]], [[6, 10, 15], [35, 21]], [[1, 3, 3, 1], [2, 4], [0, -5, 5]]):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from convbench import ConvSpec, FunctionBackend, benchmark, oracle
 from convbench.backend import Backend
 from convbench.bench import Case, Options, load_results, run_cases
-from convbench.bench.environment import describe, thread_pools
+from convbench.bench.data import photograph
+from convbench.bench.environment import describe, thread_note, thread_pools
 from convbench.bench.predict import Known, expected_seconds, shrink
 from convbench.bench.record import Record, append, read, to_frame
 from convbench.bench.run import Event, PairDone, PairVerified, PassStarted, Started, _Run, new_run_folder
@@ -83,6 +85,19 @@ def test_numbers_are_strict_json() -> None:
     assert given_back["error_max_eps"] is given_back["error_norm"] is None
     assert given_back["samples_s"] == [0.5]
     assert type(given_back["seed"]) is int
+
+
+@pytest.mark.parametrize("bad", ["NaN", "-1.0", "0", "Infinity", "true", '"1"', "null"])
+def test_samples_that_are_no_times_are_a_problem_of_their_line(tmp_path: Path, bad: str) -> None:
+    append(tmp_path / "records.jsonl", record(samples_s=[1.0]))
+    line = record(samples_s=[2.0]).to_json().replace("[2.0]", f"[2.0, {bad}]")
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write(line + "\n")
+    records = read(tmp_path)
+    assert [r.samples_s for r in records] == [[1.0]]
+    (problem,) = records.problems
+    assert "line 2: left out" in problem
+    assert "samples_s" in problem
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", '"text"', '{"case": "i8 k3"}', '{"samples_s": 3}'])
@@ -338,7 +353,7 @@ def test_known_calls_are_scaled_by_the_work_really_done() -> None:
     small, middle, large = (ConvSpec.parse(f"i{size}x{size} k9 psame f32") for size in (128, 256, 512))
     known = [Known(small, small.flops, 1.0), Known(middle, middle.flops, 3.0)]
     assert expected_seconds(backend(), large, 1, flops=large.flops, known=known) == pytest.approx(12.0)
-    assert expected_seconds(backend(), large, 1, flops=10 * middle.flops, known=known) == pytest.approx(30.0)
+    assert expected_seconds(backend(), large, 1, flops=7 * middle.flops, known=known) == pytest.approx(21.0)
     assert expected_seconds(backend(), middle, 1, known=known) == pytest.approx(3.0)
 
 
@@ -348,6 +363,59 @@ def test_what_is_known_of_another_kind_of_case_is_not_used() -> None:
         alien = ConvSpec.parse(line)
         known = [Known(alien, min(alien.flops, 10**5) if alien.ndim == 2 and alien.flops < 10**6 else 10**7, 1e6)]
         assert expected_seconds(backend("probed"), spec, 1, known=known) < 1e5
+
+
+class Simulated:
+    """A backend whose calls take the seconds it is told, on a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, overhead_s: float, flop_s: float) -> None:
+        self.now, self.called = 0.0, list[ConvSpec]()
+
+        def call(spec: ConvSpec, x: Any, w: Any) -> Any:
+            self.called.append(spec)
+            self.now += overhead_s + flop_s * spec.flops
+            return np.zeros(spec.output_shape, spec.dtype)
+
+        monkeypatch.setattr("convbench.bench.predict.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("convbench.bench.predict._RATES", {})
+        self.backend = backend("simulated", call)
+
+
+def test_what_a_call_costs_apart_from_its_work_is_not_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ConvSpec.parse("c64 o64 i448x448 k3 psame f32")
+    for overhead_s, flop_s in ((0.05, 1e-11), (0.0, 1e-9), (0.01, 0.0)):
+        told = Simulated(monkeypatch, overhead_s, flop_s)
+        expected = expected_seconds(told.backend, spec, 1)
+        assert set(told.called) == {shrink(spec), shrink(spec, 8 * 2e7)}
+        if flop_s:
+            assert expected == pytest.approx(overhead_s + flop_s * spec.flops)
+        else:  # no line: in proportion to the larger probe
+            assert expected == pytest.approx(overhead_s * spec.flops / shrink(spec, 8 * 2e7).flops)
+
+
+def test_a_slow_probe_is_not_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ConvSpec.parse("c64 o64 i448x448 k3 psame f32")
+    told = Simulated(monkeypatch, 0.31, 0.0)
+    assert expected_seconds(told.backend, spec, 1) == pytest.approx(0.31 * spec.flops / shrink(spec).flops)
+    assert set(told.called) == {shrink(spec)}
+
+
+def test_timed_calls_tell_nothing_of_much_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ConvSpec.parse("i1024x1024 k9 psame f32")
+    told = Simulated(monkeypatch, 1e-3, 1e-10)
+    small = ConvSpec.parse("i128x128 k9 psame f32")
+    known = [Known(small, small.flops, 1e-3)]  # all of it the cost of the call
+    assert expected_seconds(told.backend, spec, 1, known=known) == pytest.approx(1e-3 + 1e-10 * spec.flops)
+
+
+def test_weights_of_a_higher_rank_cost_in_proportion() -> None:
+    from convbench.registry import get_backend
+
+    spec = ConvSpec.parse("i256x256 k9 psame f64")
+    separable = get_backend("separable")
+    ones = separable.plan(spec, threads=1).prepare(np.ones(spec.weight_shape))
+    one, three = (expected_seconds(separable, spec, 1, flops=rank * ones.flops) for rank in (1, 3))
+    assert three == pytest.approx(3 * one)
 
 
 def test_nothing_smaller_to_run_means_nothing_is_known() -> None:
@@ -428,6 +496,7 @@ def test_the_environment_is_written_first(tmp_path: Path) -> None:
     assert about["host"]["cpu"]["cores"] >= 1
     assert about["thread_pool_problems"] == []
     assert all(pool["num_threads"] == 1 for pool in about["thread_pools"])
+    assert thread_note(about) is None
     assert load_results(tmp_path / "new").attrs["environment"] == about
 
 
@@ -435,6 +504,14 @@ def test_the_environment_names_no_folder_of_this_machine() -> None:
     with thread_pools(1) as problems:
         text = json.dumps(describe(1, problems)["thread_pools"])
     assert "/" not in text
+
+
+def test_without_threadpoolctl_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    run(tmp_path, [backend()])
+    note = thread_note(json.loads((tmp_path / "environment.json").read_text()))
+    assert note == "threads: thread pools are neither set nor verified: pip install threadpoolctl"
+    assert thread_note({}) is None
 
 
 def test_wrong_results_get_a_status_and_no_time(tmp_path: Path) -> None:
@@ -561,7 +638,7 @@ def test_too_much_time_is_known_before_the_first_call(tmp_path: Path) -> None:
     assert r.status == "skipped"
     assert "one call should take" in r.reason
     assert "the limit is 5 s" in r.reason
-    assert set(called) == {shrink(big)}
+    assert set(called) == {shrink(big), shrink(big, 8 * 2e7)}
 
 
 def test_a_slow_pair_is_called_once_to_verify_and_its_memory_is_measured(
@@ -595,6 +672,60 @@ def test_the_budget_wins_over_everything(tmp_path: Path) -> None:
     records = run(tmp_path, [backend()], (LINE, "i8 k3"), replace(QUICK, budget_s=1e-9))
     assert [(r.status, r.pass_) for r in records] == [("skipped", 0)] * 2
     assert all("time was spent" in r.reason for r in records)
+
+
+def test_a_short_budget_starves_the_largest_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ("i40 k3", "i30 k3 w=box", "i8 k3", "i30 k3")
+    turns: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, PairVerified):
+            turns.append(f"{event.case.split(' ', 3)[3]} {event.backend}".replace(" f32", ""))
+
+    run(tmp_path / "all", [backend("a"), backend("b")], lines, replace(QUICK, passes=1), on_event=listen)
+    order = ("i8 k3", "i30 k3 w=box", "i30 k3", "i40 k3")  # equal work: as in the suite
+    assert turns == [f"{line} {name}" for line in order for name in "ab"]
+    table = summarise(load_results(tmp_path / "all"))
+    assert table["case"].tolist() == [str(Case.parse(line)) for line in lines for _ in "ab"]
+    monkeypatch.setattr(_Run, "_left_s", lambda self: 20.0 - 5.0 * self.done)
+    records = run(tmp_path / "short", [backend()], lines, replace(QUICK, passes=1, budget_s=20.0))
+    skipped = [r.case for r in records if r.status == "skipped"]
+    assert skipped == [str(Case.parse("i40 k3"))]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_data_that_are_not_finite_are_refused_by_methods_that_spread_them(tmp_path: Path, value: float) -> None:
+    x = np.random.default_rng(0).standard_normal((24, 24))
+    x[5, 7] = value
+    np.save(tmp_path / "x.npy", x)
+    names = ["im2col", "direct-numpy", "fft", "separable"]
+    line = f"i24x24 k3 psame f32 x=@{tmp_path}/x.npy w=gaussian"
+    records = run(tmp_path / "run", names, (line,), replace(QUICK, passes=1))
+    statuses = {r.backend: (r.status, r.reason) for r in records}
+    refused = ("unsupported", "data: hold NaN or infinity, which this method spreads")
+    assert statuses == {"im2col": ("ok", ""), "direct-numpy": ("ok", ""), "fft": refused, "separable": refused}
+
+
+@pytest.mark.parametrize(
+    ("missing", "line", "advice"),
+    [
+        ("matplotlib.cbook", "i20x20 k3 f32 x=photo", "pip install matplotlib"),
+        ("PIL", "i20x20 k3 f32 x=photo", "pip install pillow"),
+        ("PIL", "i20x20 k3 f32 x=@{}/x.png", "pip install pillow"),
+    ],
+)
+def test_a_library_that_data_need_costs_only_the_cases_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, line: str, advice: str
+) -> None:
+    (tmp_path / "x.png").touch()
+    photograph.cache_clear()
+    monkeypatch.setitem(sys.modules, missing, None)
+    lines = (line.format(tmp_path), "i8 k3")
+    records = run(tmp_path / "run", [backend("a"), backend("b")], lines, replace(QUICK, passes=1))
+    unavailable = [r for r in records if r.case == str(Case.parse(lines[0]))]
+    assert [(r.backend, r.status, r.pass_) for r in unavailable] == [("a", "unavailable", 0), ("b", "unavailable", 0)]
+    assert all(r.reason.endswith(advice) for r in unavailable)
+    assert {(r.backend, r.status) for r in records if r not in unavailable} == {("a", "ok"), ("b", "ok")}
 
 
 def test_allowances_keep_to_the_pairs_time_limit(tmp_path: Path) -> None:
@@ -716,3 +847,12 @@ def test_benchmark_says_what_it_does_not_take() -> None:
         benchmark([3])  # type: ignore[list-item]
     with pytest.raises(SpecError, match=r"^cases: got \[\]; must not be empty"):
         benchmark([])
+    with pytest.raises(SpecError, match=r"^cases: got 'int'"):
+        benchmark(3)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"^backends: got 3; must be registered names or backends, in a list"):
+        benchmark("i8 k3", 3)  # type: ignore[arg-type]
+
+
+def test_benchmark_takes_one_name() -> None:
+    table = benchmark("i8 k3", "fft", passes=1, threads=1)
+    assert table["backend"].tolist() == ["fft"]

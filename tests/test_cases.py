@@ -179,6 +179,34 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         assert rule in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["x", "w"])
+@pytest.mark.parametrize(
+    ("values", "dtype", "rule"),
+    [
+        ([1.0, 1e39, 0.0], "f32", "holds 1e+39, which is beyond the range of float32"),
+        ([1, 70000, 0], "f16", "holds 70000, which is beyond the range of float16"),
+        ([1.0, 1e300j, 0.0], "complex64", "beyond the range of complex64"),
+        ([1, 300, -5], "int8", "holds values from -5 to 300; int8 ends at -128 and 127"),
+        (np.array([1, 2**63, 0], np.uint64), "int64", "int64 ends at"),
+        ([np.nan, np.inf, -np.inf], "f64", "holds no finite number"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_files_whose_values_do_not_survive(tmp_path: Path, name: str, values: object, dtype: str, rule: str) -> None:
+    np.save(tmp_path / "a.npy", np.asarray(values))
+    with pytest.raises(SpecError, match=rf"^{name}: ") as caught:
+        Case.parse(f"i3 k3 {dtype} {name}=@{tmp_path}/a.npy").data()
+    assert rule in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_files_may_hold_some_values_that_are_not_finite(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([1.0, np.nan, -np.inf, 1e-300]))
+    x = Case.parse(f"i4 k3 f32 x=@{tmp_path}/a.npy").data().x
+    np.testing.assert_array_equal(x[0, 0], np.array([1, np.nan, -np.inf, 0], np.float32))
+
+
 def test_data_are_made_for_the_forward_operation_only() -> None:
     with pytest.raises(UnsupportedSpec, match="input_grad"):
         Case.parse("op=input_grad i8 k3").data()
@@ -219,6 +247,12 @@ def test_every_built_in_suite_loads(name: str) -> None:
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_a_suite_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("#: title = Two\ni8 k3\n", encoding="utf-8-sig")
+    assert (load_suite(path).title, len(load_suite(path).cases)) == ("Two", 1)
 
 
 def test_a_suite_file_has_comments_directives_and_lines(tmp_path: Path) -> None:

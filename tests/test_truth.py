@@ -204,3 +204,18 @@ def test_normwise_scale_is_what_its_name_says(spec: ConvSpec) -> None:
     shared = spec.replace(tile=None)
     energy = reference.conv(shared, np.abs(x) ** 2, np.ones(shared.weight_shape, spec.dtype)).real
     np.testing.assert_allclose(truth.norms("window"), np.sqrt(energy) * w_norm)
+
+
+@pytest.mark.parametrize("line", ["i256x256 k5 psame f32", "c4 o2 i40x40 k7 s2 psame f32", "i65536 k63 psame f32"])
+def test_reduced_precision_breaks_the_energy_bound_of_a_large_transform(line: str) -> None:
+    """operands rounded to TF32's 10 bits stay within the bound at each output, but not all together."""
+    spec = ConvSpec.parse(line)
+    points = 2 * int(np.prod(spec.input_size))
+    x, w, _ = gaussian(spec, 3)
+    truth = Truth(spec, x, w)
+    bound = bounds.fft(spec, points)
+    assert truth.judge(truth.y.astype("f4"), bound).ok
+    rounded = [(a.view("u4") + np.uint32(0x1000) & np.uint32(0xFFFFE000)).view("f4") for a in (x, w)]
+    verdict = truth.judge(Truth(spec, *rounded).y.astype("f4"), bound)
+    assert not verdict.ok
+    assert "wrong together" in verdict.message or "outputs are wrong" in verdict.message

@@ -235,6 +235,7 @@ class Blocked(ABC):
         Elements of each buffer, of the result's dtype, that :meth:`_fill` gets besides the halo.
     """
 
+    prepared_bytes = 0
     flops: int
 
     def __init__(

@@ -53,6 +53,8 @@ class WholeFFT:
         with self._scratch.borrow(), self._kernel_scratch.borrow():
             pass  # planned now, so that planning is timed as planning
         self.workspace_bytes = self._count_workspace()
+        kernels = spec.out_channels * self._inputs
+        self.prepared_bytes = kernels * prod(spectrum_shape((), self._sizes)) * 2 * spec.itemsize
         self.flops = self._count_flops()
 
     def prepare(self, w: Array) -> tuple[Any, None]:

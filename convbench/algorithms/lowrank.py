@@ -22,7 +22,7 @@ TRUNCATION = 4.0
 
 
 def tensor_train(w: NDArray[Any], eps: float) -> Cores:
-    """Return the cores of least rank with ‖w − train‖_F ≤ TRUNCATION·eps·‖w‖_F.
+    """Return the cores of least rank with ‖w − train‖_F ≤ TRUNCATION·eps·‖w‖_F, float64's own rounding aside.
 
     An integer array of rank 1 gets integer cores, so that integer convolutions stay exact.
 
@@ -30,7 +30,8 @@ def tensor_train(w: NDArray[Any], eps: float) -> Cores:
     [[1.0, 2.0, 1.0], [3.0, 0.0, -3.0]]
     """
     kernel = np.asarray(w, np.float64)
-    tolerance = TRUNCATION * eps * float(np.linalg.norm(kernel))
+    norm = float(np.linalg.norm(kernel))
+    tolerance = TRUNCATION * eps * norm
     outer = _rank_one(kernel, tolerance)
     if outer is not None:
         return outer
@@ -40,7 +41,8 @@ def tensor_train(w: NDArray[Any], eps: float) -> Cores:
     for size in kernel.shape[:-1]:
         left, values, right = np.linalg.svd(rest.reshape(rank * size, -1), full_matrices=False)
         tails = np.sqrt(np.cumsum((values**2)[::-1])[::-1])  # tails[r] is what rank r leaves out
-        kept = max(1, int(np.count_nonzero(tails > tolerance)))
+        noise = max(left.shape[0], right.shape[1]) * 2.0**-52 * norm  # of the SVD itself: matrix_rank's convention
+        kept = max(1, int(np.count_nonzero(tails > max(tolerance, noise))))
         cores.append(left[:, :kept].reshape(rank, size, kept))  # orthonormal, so that later cuts keep their size
         rest, rank = values[:kept, None] * right[:kept], kept
     cores.append(rest.reshape(rank, kernel.shape[-1], 1))
@@ -88,10 +90,10 @@ def _rank_one(kernel: NDArray[np.float64], tolerance: float) -> Cores | None:
 
 
 def factor_error(shape: tuple[int, ...], eps: float) -> float:
-    """Bound ‖w − train‖_F / (eps·‖w‖_F): what is left out, and the rounding of the SVDs.
+    """Bound ‖w − train‖_F / (eps·‖w‖_F): what is left out, and twice the rounding of the SVDs.
 
     LAPACK's SVD is backward stable to a modest multiple of max(m, n) units in the last place of float64
     (LAPACK Users' Guide, section 4.9).
     """
     rounding = sum(max(prod(shape[:i]), prod(shape[i:])) for i in range(1, len(shape)))
-    return TRUNCATION + rounding * 2.0**-52 / eps
+    return TRUNCATION + 2 * rounding * 2.0**-52 / eps

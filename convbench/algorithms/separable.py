@@ -62,6 +62,7 @@ class Separable(Blocked):
         self._axes = long_axes(spec)
         self._rank = max_rank(tuple(spec.kernel_size[axis] for axis in self._axes))
         self.workspace_bytes += self._lanes * self._image_bytes()
+        self.prepared_bytes = self._count_prepared()
         self.flops = self._count_flops((1,) * (len(self._axes) - 1))
 
     def prepare(self, w: Array) -> tuple[Any, int]:
@@ -189,6 +190,14 @@ class Separable(Blocked):
             shape[axis] = self._blocking.shape[2 + axis]
             sizes.append((axis, self._blocking.shape[0] * prod(shape)))
         return sizes
+
+    def _count_prepared(self) -> int:
+        """Toeplitz matrices of full strips for kernels of rank 1; those of rank r take r times (r² between) as much."""
+        spec, total = self._spec, 0
+        for axis in self._axes:
+            step = spec.stride[axis] // gcd(spec.stride[axis], spec.dilation[axis])
+            total += _STRIP * ((_STRIP - 1) * step + spec.kernel_size[axis])
+        return spec.out_channels * self._channels * total * spec.itemsize
 
     def _image_bytes(self) -> int:
         """One image of the first pass, all ranks of those between, the result and a product, a dilated copy."""

@@ -24,7 +24,11 @@ Cases = str | Iterable[str | ConvSpec | Case]
 
 
 def benchmark(
-    cases: Cases, backends: Sequence[str | Backend] | None = None, *, folder: str | Path | None = None, **options: Any
+    cases: Cases,
+    backends: str | Sequence[str | Backend] | None = None,
+    *,
+    folder: str | Path | None = None,
+    **options: Any,
 ) -> DataFrame:
     """Verify, then time, every backend on every case.
 
@@ -32,8 +36,8 @@ def benchmark(
     ----------
     cases : str or iterable of str, ConvSpec or Case
         A suite's name or file, one line of text, or a list of lines and specs.
-    backends : sequence of str or Backend, optional
-        None: all that are registered. An object that follows the protocol need not be registered.
+    backends : str or sequence of str or Backend, optional
+        One name, or several; None: all that are registered. An object that follows the protocol need not be registered.
     folder : path, optional
         Where to leave the files of the run; None: nowhere.
     **options
@@ -79,6 +83,8 @@ def _cases(cases: Cases) -> list[Case]:
         return [Case.parse(cases)] if len(cases.split()) > 1 else list(load_suite(cases).cases)
     if isinstance(cases, ConvSpec | Case):
         cases = [cases]
+    if not isinstance(cases, Iterable):
+        raise _not_cases(cases)
     return [_case(case) for case in cases]
 
 
@@ -89,4 +95,8 @@ def _case(case: object) -> Case:
         return Case(case)
     if isinstance(case, str):
         return Case.parse(case)
-    raise SpecError("cases", type(case).__name__, "must be lines, ConvSpecs or Cases, or the name of a suite")
+    raise _not_cases(case)
+
+
+def _not_cases(given: object) -> SpecError:
+    return SpecError("cases", type(given).__name__, "must be lines, ConvSpecs or Cases, or the name of a suite")

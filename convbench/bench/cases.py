@@ -145,7 +145,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
         rule = f"is neither a built-in suite nor a file; {hint} ('convbench list suites' shows all)"
         raise SpecError("suite", name, rule)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors start a file with a BOM
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError("suite", name, f"cannot be read: {error}") from None
     label = path.name if name in known else name

@@ -217,6 +217,7 @@ def _fixed(values: list[list[int]]) -> _Token:
 @cache
 def photograph() -> Floats:
     """Return Matplotlib's sample photograph ``grace_hopper.jpg``: (600, 512, 3), RGB in [0, 1], read-only."""
+    _pillow()  # Matplotlib needs it as well, and would be blamed for its absence
     try:
         from matplotlib.cbook import get_sample_data
     except ImportError:
@@ -230,13 +231,17 @@ def photograph() -> Floats:
     return image
 
 
-def _read_image(file: Any) -> Floats:
-    """Return (H, W, 3), RGB in [0, 1]."""
+def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
         raise MissingDependency("reading images needs Pillow: pip install pillow") from None
-    with Image.open(file) as image:
+    return Image
+
+
+def _read_image(file: Any) -> Floats:
+    """Return (H, W, 3), RGB in [0, 1]."""
+    with _pillow().open(file) as image:
         return np.asarray(image.convert("RGB")) / 255.0
 
 
@@ -299,7 +304,27 @@ def _from_file(name: str, text: str, spec: ConvSpec, rng: np.random.Generator) -
         raise SpecError(name, text, f"holds an array of shape {values.shape}; the spec needs {shape}")
     if not np.can_cast(values.dtype, spec.dtype, "same_kind"):
         raise SpecError(name, text, f"holds {values.dtype}, which does not convert to {spec.dtype}")
+    broken = _value_rule(values, spec.dtype)
+    if broken:
+        raise SpecError(name, text, broken)
     return np.asarray(values.reshape(shape))
+
+
+def _value_rule(values: NDArray[Any], dtype: str) -> str | None:
+    """Say what is wrong if the values do not survive in ``dtype``, or if none of them is a number to reckon with."""
+    if not values.size:
+        return None
+    finite = np.isfinite(values)
+    if not finite.any():
+        return "holds no finite number"
+    if "int" in dtype:
+        info, least, most = np.iinfo(dtype), int(values.min()), int(values.max())
+        if least < info.min or most > info.max:
+            return f"holds values from {least} to {most}; {dtype} ends at {info.min} and {info.max}"
+        return None
+    with np.errstate(all="ignore"):
+        lost = finite & ~np.isfinite(values.astype(dtype))
+    return f"holds {values[lost][0]!s}, which is beyond the range of {dtype}" if lost.any() else None
 
 
 def _by(sizes: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,7 +18,7 @@ from typing import Any
 
 from convbench.threads import available, pool_sizes
 
-__all__ = ["describe", "thread_pools", "utc_now"]
+__all__ = ["describe", "thread_note", "thread_pools", "utc_now"]
 
 _DISTRIBUTIONS = (
     "numpy", "scipy", "pyfftw", "threadpoolctl", "pandas", "matplotlib", "llvmlite", "numba", "torch",
@@ -50,6 +50,25 @@ def thread_pools(threads: int) -> Iterator[list[str]]:
     with threadpool_limits(limits=threads):
         others = {name: size for name, size in (pool_sizes() or {}).items() if size != threads}
         yield [f"{name} has {size} threads where {threads} were asked for" for name, size in others.items()]
+
+
+def thread_note(environment: Mapping[str, Any]) -> str | None:
+    """Return one line if the pools of a run were not verified to have the threads that it was asked to use.
+
+    Parameters
+    ----------
+    environment : mapping
+        What :func:`describe` returned, perhaps read back from a file.
+
+    Examples
+    --------
+    >>> thread_note({"thread_pool_problems": ["blas:libopenblas has 8 threads where 2 were asked for"]})
+    'threads: blas:libopenblas has 8 threads where 2 were asked for'
+    """
+    problems = environment.get("thread_pool_problems")
+    if not problems or not isinstance(problems, list):
+        return None
+    return " ".join(f"threads: {'; '.join(map(str, problems))}".split())
 
 
 def describe(threads: int, problems: list[str]) -> dict[str, Any]:

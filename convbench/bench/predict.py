@@ -17,9 +17,11 @@ from convbench.threads import resolve
 __all__ = ["Known", "expected_seconds", "shrink"]
 
 PROBE_FLOPS = 2 * 10**7
+ENLARGED = 8  # times as much work in the second probe, which tells what a call costs apart from its work
+_LONG_PROBE_S = 0.3  # a first probe that takes longer is the only one
 _LEAST_FLOPS = 10**6  # below this, what a call costs is mostly the call itself
 _ALIKE = ("op", "in_channels", "out_channels", "stride", "dilation", "groups", "tile", "boundary", "layout", "dtype")
-_PROBED: dict[tuple[str, str, str, int], float] = {}  # seconds a FLOP, once a process
+_NEAR = 8  # a timed call tells of others up to so many times as large; beyond, two probes say more
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,21 @@ class Known:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Rate:
+    """Seconds of a call of some kind: ``overhead_s`` + ``flop_s`` · FLOPs.
+
+    ``by_weights``: the FLOPs depend on the weights' values, those of the probes being of rank 1.
+    """
+
+    overhead_s: float
+    flop_s: float
+    by_weights: bool = False
+
+
+_RATES: dict[tuple[str, str, str, int], _Rate] = {}  # found once a process
+
+
 def expected_seconds(
     backend: Backend,
     spec: ConvSpec,
@@ -39,7 +56,7 @@ def expected_seconds(
     flops: int | None = None,
     known: Sequence[Known] = (),
 ) -> float:
-    """Return how long one call should take, scaled in proportion to the FLOPs that the backend really does.
+    """Return how long one call should take, from the FLOPs that the backend really does.
 
     Parameters
     ----------
@@ -51,7 +68,9 @@ def expected_seconds(
         Work of one call if known (of a plan or of prepared weights); else a plan is made to ask it.
     known : sequence of Known
         This backend's own timed calls. The largest smaller one that differs in its sizes alone is scaled up, if it
-        did at least 10⁶ FLOPs; else a probe is run: :func:`shrink`'s spec, once a process.
+        did at least 10⁶ FLOPs and an eighth of these; else two probes are run, once a process: :func:`shrink`'s spec
+        and one 8 times as large (no larger than ``spec``; none if the first is slow). A line through both separates
+        the cost of the call from that of the work.
 
     Returns
     -------
@@ -66,11 +85,15 @@ def expected_seconds(
     threads = resolve(threads)
     if flops is None:
         flops = backend.plan(spec, threads=threads).flops
-    smaller = [k for k in known if _LEAST_FLOPS <= k.flops <= flops and _alike(k.spec, spec)]
+    least = max(_LEAST_FLOPS, flops / _NEAR)
+    smaller = [k for k in known if least <= k.flops <= flops and _alike(k.spec, spec)]
     if smaller:
         nearest = max(smaller, key=lambda k: k.flops)
         return nearest.seconds * flops / nearest.flops
-    return flops * _seconds_per_flop(backend, shrink(spec), threads)
+    rate = _rate(backend, spec, threads)
+    likened = _flops_of_ones(backend, spec, threads) if rate.by_weights else flops
+    # Weights of a higher rank than the probes' make the same calls more often: their overhead grows as their work does.
+    return (rate.overhead_s + rate.flop_s * likened) * flops / likened if likened else rate.overhead_s
 
 
 def _alike(a: ConvSpec, b: ConvSpec) -> bool:
@@ -106,31 +129,55 @@ def _halved(spec: ConvSpec) -> Iterator[ConvSpec]:
                 continue
 
 
-def _seconds_per_flop(backend: Backend, probe: ConvSpec, threads: int) -> float:
-    key = (backend.name, backend.implementation, str(probe), threads)
-    if key not in _PROBED:
-        _PROBED[key] = _probe(backend, probe, threads)
-    return _PROBED[key]
+def _rate(backend: Backend, spec: ConvSpec, threads: int) -> _Rate:
+    small, large = (shrink(spec, most) for most in (PROBE_FLOPS, ENLARGED * PROBE_FLOPS))
+    key = (backend.name, backend.implementation, f"{small}, {large}", threads)
+    if key not in _RATES:
+        try:
+            _RATES[key] = _probe(backend, small, large, threads)
+        except Exception:  # whatever goes wrong here, the real call will show it better
+            _RATES[key] = _Rate(math.nan, math.nan)
+    return _RATES[key]
 
 
-def _probe(backend: Backend, spec: ConvSpec, threads: int) -> float:
-    """Run the spec once to warm up and twice by the clock, on weights of rank 1, which every backend takes."""
+def _probe(backend: Backend, small: ConvSpec, large: ConvSpec, threads: int) -> _Rate:
+    flops, seconds, by_weights = _timed(backend, small, threads)
+    if large == small or not seconds <= _LONG_PROBE_S:
+        return _Rate(0.0, seconds / flops, by_weights)
+    more_flops, more_seconds, _ = _timed(backend, large, threads, once=seconds > _LONG_PROBE_S / ENLARGED)
+    slope = (more_seconds - seconds) / (more_flops - flops) if more_flops > flops else 0.0
+    overhead_s = seconds - slope * flops
+    if slope > 0 and overhead_s > 0:
+        return _Rate(overhead_s, slope, by_weights)
+    return _Rate(0.0, more_seconds / more_flops, by_weights)
+
+
+def _timed(backend: Backend, spec: ConvSpec, threads: int, *, once: bool = False) -> tuple[int, float, bool]:
+    """Run the spec on weights of rank 1, which every backend takes: to warm up, then twice by the clock; or once.
+
+    Returns the FLOPs, the least seconds, and whether the weights' values decide on the FLOPs.
+    """
     if prod(spec.output_shape) == 0 or backend.why_not(spec) is not None:
-        return math.nan
-    try:
-        plan = backend.plan(spec, threads=threads)
-        x, w, bias = _ones(spec)
-        weights = plan.prepare(w)
+        return 1, math.nan, False
+    plan = backend.plan(spec, threads=threads)
+    x, w, bias = _ones(spec)
+    weights = plan.prepare(w)
+    if not once:
         plan(x, weights, bias)
-        seconds = math.inf
-        for _ in range(2):
-            began = time.perf_counter()
-            plan(x, weights, bias)
-            seconds = min(seconds, time.perf_counter() - began)
-    except Exception:  # whatever goes wrong here, the real call will show it better
-        return math.nan
-    flops = getattr(weights, "flops", None) or plan.flops
-    return seconds / flops if flops else math.nan
+    seconds = math.inf
+    for _ in range(1 if once else 2):
+        began = time.perf_counter()
+        plan(x, weights, bias)
+        seconds = min(seconds, time.perf_counter() - began)
+    own_flops = getattr(weights, "flops", None)
+    return own_flops or plan.flops, seconds, bool(own_flops)
+
+
+def _flops_of_ones(backend: Backend, spec: ConvSpec, threads: int) -> int:
+    import numpy as np
+
+    weights = backend.plan(spec, threads=threads).prepare(np.ones(spec.weight_shape, spec.dtype))
+    return int(weights.flops)
 
 
 def _ones(spec: ConvSpec) -> tuple[Any, Any, Any]:

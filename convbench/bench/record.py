@@ -133,7 +133,7 @@ class Record:
         identity = ("run_id", "case", "spec", "backend", "status")
         missing = [name for name in identity if not isinstance(given.get(name), str)]
         samples = given.get("samples_s", [])
-        if not isinstance(samples, list) or not all(isinstance(s, (int, float)) for s in samples):
+        if not isinstance(samples, list) or not all(map(_is_time, samples)):
             missing.append("samples_s")
         if missing:
             raise SpecError("record", line, f"has no valid {', '.join(missing)}")
@@ -144,6 +144,10 @@ class Record:
 _FIELDS = tuple(f.name for f in fields(Record) if f.name != "extra")
 _JSON_NAMES = {"pass_": "pass"}
 _PYTHON_NAMES = {json_name: name for name, json_name in _JSON_NAMES.items()}
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _plain(value: Any) -> Any:

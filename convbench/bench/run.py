@@ -8,20 +8,19 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 from convbench.backend import Backend
 from convbench.bench.cases import Case
-from convbench.bench.data import photograph
 from convbench.bench.environment import describe, thread_pools, utc_now
 from convbench.bench.predict import Known
 from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, Record, append
 from convbench.bench.timing import MIN_SAMPLE_S, fair_share, heap_set_aside
 from convbench.bench.worker import SLOW_CALL_S, Evidence, Limits, Verified, sample, verify
-from convbench.errors import SpecError
+from convbench.errors import MissingDependency, SpecError
 from convbench.registry import all_backends, get_backend, protocol_problem
 from convbench.threads import resolve
 
@@ -121,7 +120,7 @@ class PairDone(Event):
 
 def run_cases(
     cases: Iterable[Case],
-    backends: Sequence[str | Backend] | None,
+    backends: str | Sequence[str | Backend] | None,
     options: Options,
     folder: Path,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -131,8 +130,8 @@ def run_cases(
     Parameters
     ----------
     cases : iterable of Case
-    backends : sequence of str or Backend, or None
-        None: all that are registered, without ``reference`` on the cases that it refuses.
+    backends : str, sequence of str or Backend, or None
+        One name, or several. None: all that are registered, without ``reference`` on the cases that it refuses.
     options : Options
     folder : Path
         Made if need be; must not hold a run already.
@@ -146,8 +145,6 @@ def run_cases(
     SpecError
         Before any work, for a folder that cannot be written or holds a run, repeated cases or backends, or a
         case whose file is of another size.
-    MissingDependency
-        If a case's data need a library that is not installed.
     KeyboardInterrupt
         Passes through; what was measured is in the file.
     """
@@ -203,7 +200,7 @@ class _Run:
     def __init__(
         self,
         cases: Iterable[Case],
-        backends: Sequence[str | Backend] | None,
+        backends: str | Sequence[str | Backend] | None,
         options: Options,
         folder: Path,
         on_event: Callable[[Event], None],
@@ -244,12 +241,14 @@ class _Run:
     # -- files --------------------------------------------------------------------------------
 
     def _check_files(self) -> None:
-        """Find out now what would go wrong in mid-run: a file of the wrong size, no photograph."""
+        """Find out now what would go wrong in mid-run, such as a file of the wrong size.
+
+        A library that is missing costs the cases that need it: their pairs become "unavailable" in their turn.
+        """
         for case in self.cases:
-            if case.x == "photo":
-                photograph()
             if case.x.startswith("@") or case.w.startswith("@"):
-                _ = self.data.evidence(case).data
+                with suppress(MissingDependency):
+                    _ = self.data.evidence(case).data
 
     def _open_folder(self, pool_problems: list[str]) -> None:
         records, environment = self.folder / RECORDS_FILE, self.folder / ENVIRONMENT_FILE
@@ -280,9 +279,13 @@ class _Run:
     # -- verification -------------------------------------------------------------------------
 
     def _verify_all(self) -> None:
-        """Case by case, so that the truth is worked out once for all backends and then let go."""
+        """Case by case, so that the truth is worked out once for all backends and then let go.
+
+        Small cases come first, so that a short budget is at the expense of the largest.
+        """
+        pairs = sorted(self.pairs, key=lambda pair: pair.case.spec.flops)  # stable: a case's pairs stay together
         known: dict[str, list[Known]] = {backend.name: [] for backend in self.backends}
-        for position, pair in enumerate(self.pairs):
+        for position, pair in enumerate(pairs):
             evidence = self.data.evidence(pair.case)
             late = self._left_s() < (self.options.budget_s or 0) * (1 - VERIFYING_SHARE)
             pair.verified = verify(
@@ -293,7 +296,7 @@ class _Run:
                 limits=Limits(0.0 if late else self.options.time_limit_s, self.options.memory_limit_bytes),
                 known=known[pair.backend.name],
             )
-            if position + 1 == len(self.pairs) or self.pairs[position + 1].case is not pair.case:
+            if position + 1 == len(pairs) or pairs[position + 1].case is not pair.case:
                 evidence.let_go_of_truth()
             if pair.verified.known is not None:
                 known[pair.backend.name].append(pair.verified.known)
@@ -391,9 +394,13 @@ def _refuse_repeats(name: str, lines: Sequence[str]) -> None:
         raise SpecError(name, repeated, "is given twice")
 
 
-def _find_backends(backends: Sequence[str | Backend] | None) -> list[Backend]:
+def _find_backends(backends: str | Sequence[str | Backend] | None) -> list[Backend]:
     if backends is None:
         return list(all_backends().values())
+    if isinstance(backends, str):
+        backends = [backends]
+    if not isinstance(backends, Iterable):
+        raise SpecError("backends", backends, "must be registered names or backends, in a list")
     found = []
     for backend in backends:
         if isinstance(backend, str):

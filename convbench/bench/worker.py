@@ -22,7 +22,7 @@ from convbench.bench.environment import utc_now
 from convbench.bench.predict import Known, expected_seconds
 from convbench.bench.record import Record
 from convbench.bench.timing import garbage_collector_off, measure
-from convbench.errors import BackendUnavailable, UnsupportedSpec
+from convbench.errors import BackendUnavailable, MissingDependency, UnsupportedSpec
 from convbench.memory import measure_workspace
 from convbench.oracle import Truth
 from convbench.refusals import memory, refuse
@@ -53,6 +53,11 @@ class Evidence:
     def data(self) -> Data:
         """The operands. Backends get copies."""
         return self.case.data()
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether the operands are free of NaN and infinity."""
+        return all(bool(np.isfinite(a).all()) for a in self.data if a is not None)
 
     @cached_property
     def truth(self) -> Truth:
@@ -152,7 +157,7 @@ def _outcome(record: Record) -> Iterator[None]:
         yield
     except _Settled as settled:
         record.status, record.reason = settled.args
-    except BackendUnavailable as error:
+    except (BackendUnavailable, MissingDependency) as error:  # the latter while the case's data are made
         record.status, record.reason = "unavailable", _one_line(error)
     except UnsupportedSpec as error:  # UnsupportedWeights is one
         record.status, record.reason = "unsupported", _one_line(error).removeprefix(f"{record.backend}: ")
@@ -190,7 +195,10 @@ def _check_memory(needed_bytes: int, limits: Limits) -> None:
 def _verify(
     verified: Verified, backend: Backend, evidence: Evidence, threads: int, limits: Limits, known: Sequence[Known]
 ) -> None:
-    record, spec, data = verified.record, evidence.case.spec, evidence.data.copy()
+    record, spec = verified.record, evidence.case.spec
+    if not evidence.finite and backend.error_bound(spec).spreads_nonfinite:
+        raise _Settled("unsupported", refuse("data", "hold NaN or infinity, which this method spreads"))
+    data = evidence.data.copy()
     plan, record.plan_s = _timed(partial(backend.plan, spec, threads=threads))
     record.workspace_declared_bytes = plan.workspace_bytes
     _check_memory(plan.workspace_bytes + spec.bytes_min, limits)
