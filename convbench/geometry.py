@@ -6,7 +6,18 @@ Letters as in the book's chapter 9: ``H`` input size, ``K`` kernel size, ``s`` s
 
 from __future__ import annotations
 
-__all__ = ["BOUNDARIES", "PADDING_WORDS", "boundary_index", "in_bounds_taps", "output_size", "word_padding"]
+from math import gcd
+
+__all__ = [
+    "BOUNDARIES",
+    "PADDING_WORDS",
+    "boundary_index",
+    "in_bounds_taps",
+    "output_size",
+    "outputs_in_bounds",
+    "positions_reached",
+    "word_padding",
+]
 
 BOUNDARIES = ("zero", "circular", "reflect", "replicate")
 PADDING_WORDS = ("valid", "same", "full")
@@ -69,9 +80,50 @@ def in_bounds_taps(size: int, kernel: int, stride: int, dilation: int, before: i
     >>> in_bounds_taps(4, 3, stride=1, dilation=1, before=1, outputs=4)
     10
     """
-    count = 0
-    for k in range(kernel):
-        first = max(0, -(-(before - k * dilation) // stride))
-        last = min(outputs - 1, (size - 1 + before - k * dilation) // stride)
-        count += max(0, last - first + 1)
-    return count
+
+    def up_to(position: int) -> int:
+        """Count the pairs with p·s + k·d ≤ position: per k it is first all outputs, then fewer, then none."""
+        whole = min(kernel, max(0, (position - (outputs - 1) * stride) // dilation + 1))
+        some = min(kernel, max(0, position // dilation + 1)) - whole
+        rest = position - (whole + some - 1) * dilation  # what the last k that counts leaves
+        return whole * outputs + some + (_floor_sum(some, stride, dilation, rest) if some else 0)
+
+    return up_to(size - 1 + before) - up_to(before - 1)
+
+
+def outputs_in_bounds(size: int, kernel: int, stride: int, dilation: int, before: int, outputs: int) -> int:
+    """Count the outputs p with at least one tap k such that 0 ≤ p·s + k·d − a < H along one axis.
+
+    >>> outputs_in_bounds(4, 3, stride=1, dilation=1, before=4, outputs=10)
+    6
+    """
+    if dilation > size:  # no two taps of one output fit
+        return in_bounds_taps(size, kernel, stride, dilation, before, outputs)
+    # the taps leave no gap that the input could fall into: wherever their extent meets it, one of them does
+    first = max(0, -(-(before - dilation * (kernel - 1)) // stride))
+    last = min(outputs - 1, (size - 1 + before) // stride)
+    return max(0, last - first + 1)
+
+
+def positions_reached(kernel: int, stride: int, dilation: int, outputs: int) -> int:
+    """Count the distinct values of p·s + k·d along one axis.
+
+    >>> positions_reached(3, stride=2, dilation=1, outputs=4)
+    9
+    """
+    # equal values form chains of steps (+d, −s) / gcd(s, d): as many chains as pairs less steps inside the box
+    common = gcd(stride, dilation)
+    steps = max(0, outputs - dilation // common) * max(0, kernel - stride // common)
+    return outputs * kernel - steps
+
+
+def _floor_sum(n: int, m: int, a: int, b: int) -> int:
+    """Return Σ ⌊(a·i + b) / m⌋ over 0 ≤ i < n, for a, b ≥ 0, in as many steps as Euclid's algorithm."""
+    total = 0
+    while n:
+        total += n * (n - 1) // 2 * (a // m) + n * (b // m)
+        a, b = a % m, b % m
+        top = a * n + b
+        n, b = divmod(top, m)
+        m, a = a, m
+    return total

@@ -201,7 +201,8 @@ def _verify(
     data = evidence.data.copy()
     plan, record.plan_s = _timed(partial(backend.plan, spec, threads=threads))
     record.workspace_declared_bytes = plan.workspace_bytes
-    _check_memory(plan.workspace_bytes + spec.bytes_min, limits)
+    prepared_bytes = plan.prepared_bytes
+    _check_memory(plan.workspace_bytes + prepared_bytes + spec.bytes_min, limits)
     weights, record.prepare_s = _timed(partial(plan.prepare, data.w))
     record.flops_executed = getattr(weights, "flops", None) or plan.flops
     expected_s = expected_seconds(backend, spec, threads, flops=record.flops_executed, known=known)
