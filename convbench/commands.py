@@ -15,11 +15,12 @@ from click.shell_completion import CompletionItem
 
 import convbench
 from convbench.bench.cases import Case, Suite, list_suites, load_suite
+from convbench.bench.environment import thread_note
 from convbench.bench.record import STATUSES
 from convbench.errors import MissingDependency, SpecError, UnknownBackend
 from convbench.refusals import human_bytes
 from convbench.registry import all_backends, get_backend
-from convbench.report import DEFAULT_BASELINE, write_report
+from convbench.report import DEFAULT_BASELINE, matrix_specs, write_report
 from convbench.report.screen import Screen
 from convbench.report.text import Column, Grid, Row, human_number, human_seconds
 from convbench.spec import ConvSpec
@@ -139,7 +140,7 @@ def cli(context: click.Context) -> None:
 @click.option("--budget", type=_Seconds(), metavar="S",
               help="Seconds for the whole run; default: what its suites ask for, 120 each if they do not.")  # fmt: skip
 @click.option("--time-limit", type=_Seconds(), default=5, show_default=True, metavar="S",
-              help="Seconds for one pair; skip it if two calls should take longer.")  # fmt: skip
+              help="Seconds for one pair; it is skipped if two calls should take longer.")  # fmt: skip
 @click.option("--memory-limit", type=_Size(), default="2GiB", show_default=True, metavar="SIZE",
               help="Skip a pair if it needs more.")  # fmt: skip
 @click.option("--out", type=_FOLDER, default="results", show_default=True, metavar="DIR",
@@ -309,7 +310,10 @@ def _show_results(screen: Screen, records: pd.DataFrame, baseline: str, specs: S
         screen.title(title or "Times")
         for part in grid.split(screen.width):
             screen.grid(part)
-    screen.say(f"* {tables.MARK}" + (f" · all cases: {layout.common}" if layout.common else ""), "dim")
+    if summary.grids:
+        screen.say(f"* {tables.MARK}" + (f" · all cases: {layout.common}" if layout.common else ""), "dim")
+    if note := thread_note(records.attrs.get("environment", {})):
+        screen.say(note, "yellow")
     for note in summary.notes:
         screen.say(f"- {note}")
     problems = tables.problems(table)
@@ -342,7 +346,8 @@ def report(folder: Path, baseline: str | None) -> None:
     names = list(dict.fromkeys(record.backend for record in read(folder)))
     if baseline is not None and baseline not in names:
         raise SpecError("--baseline", baseline, f"must be one of the backends of this run: {', '.join(names)}")
-    _conclude(Screen(), folder if folder.is_dir() else folder.parent, baseline or DEFAULT_BASELINE)
+    folder = folder if folder.is_dir() else folder.parent
+    _conclude(Screen(), folder, baseline or DEFAULT_BASELINE, matrix_specs(folder))
 
 
 # -- check ------------------------------------------------------------------------------------------
@@ -412,13 +417,14 @@ def explain(line: tuple[str, ...], threads: int | None) -> None:
     For example: convbench explain "n1 c64 o64 i56x56 k3 p1 f32"
     """
     spec = Case.parse(" ".join(line)).spec
+    backends = convbench.explain(spec, threads=threads)  # first: it may have something to complain of
     screen = Screen()
     screen.say(str(spec), "bold")
     screen.grid(_derived(spec))
     if spec.op == "forward":
         _show_matrix(screen, spec)
     screen.title("Backends")
-    screen.grid(_willingness(convbench.explain(spec, threads=threads)))
+    screen.grid(_willingness(backends))
 
 
 def _derived(spec: ConvSpec) -> Grid:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from convbench import refusals
 from convbench.backend import Backend
-from convbench.errors import ConvbenchError, MissingDependency, UnsupportedSpec
+from convbench.errors import ConvbenchError, MissingDependency, SpecError, UnsupportedSpec
 from convbench.registry import all_backends, get_backend
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
@@ -17,6 +18,9 @@ __all__ = ["AUTO_ORDER", "choose", "explain"]
 
 #: Own backends that take any weights, the most generally fast first; then SciPy's.
 AUTO_ORDER = ("im2col", "direct-numpy", "fft", "scipy-direct", "scipy-fft")
+
+#: Of operands and result: beyond it :func:`explain` plans nothing.
+MEMORY_LIMIT_BYTES = 2 * 2**30
 
 
 def choose(spec: ConvSpec, *, finite: bool = True) -> Backend:
@@ -48,7 +52,8 @@ def explain(spec: ConvSpec | str, *, threads: int | None = None) -> DataFrame:
     """Return what every backend makes of ``spec``.
 
     The expected time is scaled from a small probe that is run now; the FLOPs are those of weights without
-    structure, so ``separable`` is as good as its plan says.
+    structure, so ``separable`` is as good as its plan says. Where operands and result exceed 2 GiB nothing is
+    planned: that is refused for memory.
 
     Parameters
     ----------
@@ -68,7 +73,7 @@ def explain(spec: ConvSpec | str, *, threads: int | None = None) -> DataFrame:
     MissingDependency
         Without pandas.
     SpecError
-        If ``threads`` is not a count.
+        If ``spec`` is neither, or ``threads`` is not a count.
     """
     try:
         from pandas import DataFrame
@@ -76,6 +81,8 @@ def explain(spec: ConvSpec | str, *, threads: int | None = None) -> DataFrame:
         raise MissingDependency("explain() needs pandas: pip install pandas") from None
     if isinstance(spec, str):
         spec = ConvSpec.parse(spec)
+    elif not isinstance(spec, ConvSpec):
+        raise SpecError("spec", spec, "must be a ConvSpec or its line, such as 'i8x8 k3'")
     count = resolve(threads)
     columns = ["backend", "kind", "willing", "reason", "flops", "workspace_bytes", "expected_s"]
     rows = [_explain_row(backend, spec, count) for backend in all_backends().values()]
@@ -86,7 +93,7 @@ def _explain_row(backend: Backend, spec: ConvSpec, threads: int) -> dict[str, An
     from convbench.bench.predict import expected_seconds
 
     row: dict[str, Any] = {"backend": backend.name, "kind": backend.kind, "willing": False}
-    reason = backend.why_not(spec)
+    reason = backend.why_not(spec) or refusals.memory(spec.bytes_min, MEMORY_LIMIT_BYTES)
     if reason is not None:
         return row | {"reason": reason}
     try:

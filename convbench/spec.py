@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from convbench.errors import SpecError
-from convbench.geometry import BOUNDARIES, PADDING_WORDS, in_bounds_taps, output_size, word_padding
+from convbench.geometry import BOUNDARIES, PADDING_WORDS, in_bounds_taps, output_size, positions_reached, word_padding
 
 __all__ = ["BIASES", "DTYPES", "LAYOUTS", "OPS", "ConvSpec", "PaddingLike", "SizeLike", "TileLike"]
 
@@ -316,12 +316,7 @@ class ConvSpec:
             # a period beyond the output leaves kernels unused
             used = prod(map(min, self.tile, self.output_size)) if self.tile else 1
             return max(0, self.macs - used * self.out_channels * self.terms)
-        reached = (
-            len({p * s + k * d for p in range(outputs) for k in range(kernel)})
-            for outputs, kernel, s, d in zip(
-                self.output_size, self.kernel_size, self.stride, self.dilation, strict=True
-            )
-        )
+        reached = map(positions_reached, self.kernel_size, self.stride, self.dilation, self.output_size)
         return self.macs - self.batch * self.in_channels * prod(reached)
 
     @property

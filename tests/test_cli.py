@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from convbench import Backend, ConvSpec, FunctionBackend, checks, explain, regis
 from convbench.bench.record import load_results, read
 from convbench.checks import CheckResult
 from convbench.cli import main
+from convbench.errors import SpecError
 from convbench.report.text import Column, Grid, Row
 
 SUITE = """#: title = Two sizes
@@ -116,7 +118,11 @@ def test_a_suite_with_the_matrix_table_prints_it(tmp_path: Path, capsys: pytest.
     output = capsys.readouterr().out
     assert "178,640                      267,960" in output
     assert "16,006,054,680 (> 16·10⁹)  refused: memory: 29.8 GiB needed, the limit is 2.0 GiB" in output
-    assert "8,003,072,000" in (_only_folder(tmp_path) / "matrix.md").read_text(encoding="utf-8")
+    page = (_only_folder(tmp_path) / "matrix.md").read_text(encoding="utf-8")
+    assert "8,003,072,000" in page
+    assert _run("report", _only_folder(tmp_path), "--baseline", "direct-numpy") == 0
+    assert "178,640                      267,960" in capsys.readouterr().out
+    assert (_only_folder(tmp_path) / "matrix.md").read_text(encoding="utf-8") == page
 
 
 def test_report_prints_and_writes_the_same_again(
@@ -301,7 +307,8 @@ def test_missing_matplotlib_costs_the_plots(suite: Path, tmp_path: Path) -> None
     assert done.stderr == "note: plots need matplotlib: pip install matplotlib\n"
     assert {path.suffix for path in _only_folder(tmp_path / "out").iterdir()} == {".md", ".csv", ".json", ".jsonl"}
     done = _process(*arguments, "edge-detection", without=["matplotlib"])
-    assert (done.returncode, done.stderr) == (2, "convbench: x=photo needs matplotlib: pip install matplotlib\n")
+    assert (done.returncode, done.stderr) == (0, "note: plots need matplotlib: pip install matplotlib\n")
+    assert "im2col unavailable in every case: x=photo needs matplotlib" in done.stdout
 
 
 def test_a_missing_backend_library_costs_its_backends(suite: Path, tmp_path: Path) -> None:
@@ -364,6 +371,45 @@ def test_explain_as_a_frame() -> None:
     assert "work: 1.09e+07 MACs needed" in table.loc["reference", "reason"]
     assert table.loc["direct-numpy", "flops"] == ConvSpec.parse("i1100x1100 k3 f32").flops
     assert float(str(table.loc["direct-numpy", "expected_s"])) > 0
+
+
+@pytest.mark.parametrize(
+    "line", ["i999999999x999999999 k3", "i8 k3 p999999999999999999", "i100000x100000 k30001 pfull"]
+)
+def test_explain_of_the_enormous(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counted in closed form, refused before anything is planned or allocated."""
+    assert _run("explain", line) == 0
+    rows = {words[0]: words for words in map(str.split, capsys.readouterr().out.splitlines()) if words}
+    assert rows["im2col"][2:4] == ["no:", "memory:"]
+    assert not explain(line)["willing"].any()
+
+
+def test_explain_takes_a_spec_or_its_line() -> None:
+    """Anything else is named."""
+    with pytest.raises(SpecError, match=r"spec: got 5; must be a ConvSpec or its line"):
+        explain(5)  # type: ignore[arg-type]
+
+
+def test_explain_without_pandas_is_one_line() -> None:
+    """No half of it first."""
+    done = _process("explain", "i8x8 k3", without=["pandas"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "convbench: explain() needs pandas: pip install pandas\n"
+
+
+def test_threads_that_were_not_held_are_mentioned(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the environment says of the pools stands below the tables, and in the files."""
+    _quick(tmp_path / "out", suite, "-k", "k3 w=random", "--backends", "im2col", "--quiet")
+    folder = _only_folder(tmp_path / "out")
+    path = folder / "environment.json"
+    environment = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**environment, "thread_pool_problems": ["blas has 8 threads"]}), encoding="utf-8")
+    capsys.readouterr()
+    assert _run("report", folder) == 0
+    assert "\nthreads: blas has 8 threads\n" in capsys.readouterr().out
+    assert "threads: blas has 8 threads" in (folder / "table.md").read_text(encoding="utf-8")
 
 
 def test_lists_name_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convbench.geometry import BOUNDARIES, boundary_index, in_bounds_taps, output_size, word_padding
+from convbench.geometry import (
+    BOUNDARIES,
+    boundary_index,
+    in_bounds_taps,
+    output_size,
+    outputs_in_bounds,
+    positions_reached,
+    word_padding,
+)
 
 NUMPY_MODES = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 sizes, kernels, steps = st.integers(1, 12), st.integers(1, 6), st.integers(1, 4)
@@ -97,3 +107,21 @@ def test_in_bounds_taps_counts_pairs(
 ) -> None:
     pairs = sum(0 <= p * stride + k * dilation - before < size for p in range(outputs) for k in range(kernel))
     assert in_bounds_taps(size, kernel, stride, dilation, before, outputs) == pairs
+
+
+def test_closed_forms_count_what_a_loop_counts() -> None:
+    """Taps and outputs inside, and positions reached, over a seeded lot of small axes."""
+    chosen, counted = random.Random(0), 0
+    while counted < 2000:
+        size, kernel, stride, dilation = (chosen.randint(1, 9) for _ in range(4))
+        before, after = (chosen.randint(-4, 14) for _ in range(2))
+        outputs = output_size(size, kernel, stride, dilation, before, after)
+        if outputs < 1:
+            continue
+        counted += 1
+        positions = [(p, p * stride + k * dilation) for p in range(outputs) for k in range(kernel)]
+        inside = [p for p, position in positions if 0 <= position - before < size]
+        axis = (size, kernel, stride, dilation, before, outputs)
+        assert in_bounds_taps(*axis) == len(inside), axis
+        assert outputs_in_bounds(*axis) == len(set(inside)), axis
+        assert positions_reached(kernel, stride, dilation, outputs) == len({at for _, at in positions}), axis

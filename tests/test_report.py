@@ -48,6 +48,7 @@ def _record(case: str, backend: str, number: int, pass_: int) -> Record:
         record.status, record.reason = "skipped", "memory: 40.0 GiB needed, the limit is 2.0 GiB"
     else:
         record.samples_s = [seconds(number) * (1 + 0.001 * i) for i in range(-4, 5)]
+        record.prepare_s = 0.002 if backend == "fft" else 0.003
         record.error_max_eps, record.error_bound_eps = 0.0 if backend == "direct" else 1.25, 73.0
         record.workspace_declared_bytes, record.workspace_measured_bytes = 2**24, 2**24 + 2**20
     return record
@@ -222,6 +223,7 @@ def test_figures_hold_rates_and_paired_speedups() -> None:
     assert list(first["backend"]) == ["direct", "fft", "scipy-fft", "reference"]
     row = first.set_index("backend").loc["fft"]
     assert row["speedup"] == pytest.approx(3.0)
+    assert row["speedup_with_prepare"] == pytest.approx((0.012 + 0.003) / (0.004 + 0.002))
     assert row["speedup_low"] < 3.0 < row["speedup_high"]
     assert row["effective_gflop_per_s"] == pytest.approx(ConvSpec.parse(SWEEP[0]).flops / 0.004 / 1e9)
     assert row["executed_gflop_per_s"] == pytest.approx(row["effective_gflop_per_s"] / 2)
@@ -240,7 +242,8 @@ def test_the_comparison_says_all_that_is_known() -> None:
     lines = tables.comparison(_table(SWEEP)).plain()
     at = lines.index("k3 w=random")
     assert lines[at + 2].split() == [
-        "fft", "4.00", "ms", "3.99–4.01", "3.00×", "0.295", "0.147", "1.25", "73.0", "16.0", "MiB", "17.0", "MiB", "ok",
+        "fft", "4.00", "ms", "3.99–4.01", "3.00×", "2.50×", "0.295", "0.147", "1.25", "73.0",
+        "16.0", "MiB", "17.0", "MiB", "ok",
     ]  # fmt: skip
     assert lines[at + 1].split()[1:3] == ["1.00", "ms*"]
     assert lines[at + 4] == "reference  unsupported: work: 4.12e+07 MACs needed, the limit is 1e+06"
@@ -259,14 +262,41 @@ def test_the_comparison_fits_the_terminal(width: int, cases: list[str]) -> None:
 
 
 def test_ties_are_marked_as_such() -> None:
-    """Whatever the best one's interval does not separate from it is marked too."""
+    """Whatever the best one's interval does not separate from it is marked too; without one, the time stands for it."""
 
     def row(backend: str, low: float, mid: float, high: float) -> dict[str, object]:
-        return {"backend": backend, "status": "ok", "low_s": low, "time_s": mid, "high_s": high}
+        entry = {"backend": backend, "status": "ok", "low_s": low, "time_s": mid, "high_s": high}
+        return {**entry, "pass_medians_s": {1: mid}}
 
     rows = [row("a", 1, 2, 3), row("b", 2.9, 4, 5), row("c", 3.1, 4, 5), row("d", math.nan, 2.5, math.nan)]
-    assert tables.fastest(rows) == {"a", "b"}
+    assert tables.fastest(rows) == {"a", "b", "d"}
     assert tables.fastest([{**rows[0], "status": "wrong"}]) == set()
+
+
+def test_only_passes_that_lie_apart_separate() -> None:
+    """Intervals of pooled samples are too narrow: a pass as quick as one of the best's makes a tie."""
+
+    def row(backend: str, time_s: float, *medians_s: float) -> dict[str, object]:
+        entry = {"backend": backend, "status": "ok", "low_s": time_s - 0.1, "time_s": time_s, "high_s": time_s + 0.1}
+        return {**entry, "pass_medians_s": dict(enumerate(medians_s, 1))}
+
+    rows = [row("a", 1, 0.9, 1, 1.6), row("crossing", 2, 1.5, 2, 2.1), row("apart", 2, 1.7, 2, 2.1), row("once", 2, 1)]
+    assert tables.fastest(rows) == {"a", "crossing"}
+
+
+def test_an_overview_without_times_has_no_table(tmp_path: Path) -> None:
+    """Nothing was timed: it says so, and why, and prints no columns of nothing."""
+    for cases in (SWEEP, MIXED):
+        records = [record for record in _records(cases) if record.backend == "reference"]
+        overview = tables.overview(tables.figures(to_frame(records, _environment(cases)), "scipy-fft"))
+        assert not overview.grids
+        assert overview.notes[-1] == "nothing was timed"
+        assert overview.markdown().startswith("- reference unsupported in every case: work")
+        for record in records:
+            append(tmp_path / RECORDS_FILE, record)
+    write_report(tmp_path)
+    assert "|" not in (tmp_path / "overview.md").read_text(encoding="utf-8")
+    assert "marked" not in (tmp_path / "overview.md").read_text(encoding="utf-8")
 
 
 def test_csv_has_raw_numbers_with_units_in_the_names() -> None:
@@ -274,7 +304,14 @@ def test_csv_has_raw_numbers_with_units_in_the_names() -> None:
     table = _table(SWEEP)
     rows = list(csv.DictReader(io.StringIO(tables.csv_text(table))))
     assert len(rows) == len(table)
-    assert {"time_s", "low_s", "high_s", "workspace_declared_bytes", "effective_gflop_per_s"} <= set(rows[0])
+    assert {
+        "time_s",
+        "low_s",
+        "high_s",
+        "speedup_with_prepare",
+        "workspace_declared_bytes",
+        "effective_gflop_per_s",
+    } <= set(rows[0])
     for text, (_, row) in zip(rows, table.iterrows(), strict=True):
         assert float(text["time_s"] or "nan") == pytest.approx(row["time_s"], rel=0, abs=0, nan_ok=True)
 
@@ -403,7 +440,7 @@ def test_a_report_is_written_beside_the_records(run_folder: Path) -> None:
     assert "A CPU, 2 of its cores usable · threads: 2 · numpy 2.4" in page
     headings = [line for line in page.splitlines() if line.startswith("### ")]
     assert headings == [f"### k{k} w={w}" for w in ("random", "gaussian") for k in KERNELS]
-    assert "| fft | 4.00 ms | 3.99–4.01 | 3.00× |" in page
+    assert "| fft | 4.00 ms | 3.99–4.01 | 3.00× | 2.50× |" in page
     assert "8,003,072,000" in (run_folder / "matrix.md").read_text(encoding="utf-8")
 
 

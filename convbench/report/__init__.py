@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
     from convbench.spec import ConvSpec
 
-__all__ = ["DEFAULT_BASELINE", "machine", "write_report"]
+__all__ = ["DEFAULT_BASELINE", "machine", "matrix_specs", "write_report"]
 
 DEFAULT_BASELINE = "scipy-fft"
+_MATRIX_FILE = "matrix.md"
 
 
 def write_report(
@@ -35,7 +37,7 @@ def write_report(
     baseline : str
         The backend over which speed-ups are reckoned; without results of it there are none.
     matrices : sequence of ConvSpec
-        Specs whose figures as a matrix go into matrix.md; they need no results.
+        Specs whose figures as a matrix go into matrix.md; they need no results. See :func:`matrix_specs`.
     note : callable
         Receives one line for each part that a missing library costs.
 
@@ -78,6 +80,15 @@ def write_report(
         return written
 
 
+def matrix_specs(folder: str | Path) -> list[ConvSpec]:
+    """Return the specs of a run's matrix.md; none if there is no such file."""
+    from convbench.spec import ConvSpec
+
+    path = Path(folder) / _MATRIX_FILE
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [ConvSpec.parse(line) for line in re.findall("^## `(.*)`$", page, re.MULTILINE)]
+
+
 def machine(environment: Mapping[str, Any]) -> str:
     """Say in one line what a run ran on.
 
@@ -96,15 +107,18 @@ def machine(environment: Mapping[str, Any]) -> str:
 
 
 def _write_tables(table: pd.DataFrame, environment: Mapping[str, Any], folder: Path, baseline: str) -> list[Path]:
+    from convbench.bench.environment import thread_note
     from convbench.report import tables
 
     common = tables.layout_of_table(table).common
     head = [machine(environment)] if environment else []
+    head += filter(None, [thread_note(environment)])
     head += [f"All cases: `{common}`"] if common else []
     legend = "\n".join(f"- {name}: {text.format(baseline=baseline)}" for name, text in tables.LEGEND.items())
+    summary = tables.overview(table)
     pages = {
         "table.md": ["# Results", *head, legend, tables.comparison(table).markdown()],
-        "overview.md": ["# Overview", *head, tables.MARK, tables.overview(table).markdown()],
+        "overview.md": ["# Overview", *head, *[tables.MARK] * bool(summary.grids), summary.markdown()],
         "table.csv": [tables.csv_text(table).rstrip("\n")],
     }
     written = []
@@ -122,6 +136,6 @@ def _write_matrices(specs: Sequence[ConvSpec], folder: Path) -> list[Path]:
         return []
     parts = ["# The same operation seen as a matrix"]
     parts += [part for spec in specs for part in (f"## `{spec}`", matrix_table(spec).markdown())]
-    path = folder / "matrix.md"
+    path = folder / _MATRIX_FILE
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return [path]

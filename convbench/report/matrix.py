@@ -7,6 +7,7 @@ from math import prod
 
 from convbench import refusals
 from convbench.errors import UnsupportedSpec
+from convbench.geometry import outputs_in_bounds
 from convbench.report.text import Column, Grid, Row
 from convbench.spec import ConvSpec
 
@@ -74,14 +75,9 @@ def _rows_with_entries(spec: ConvSpec) -> int:
     """Count the outputs of one example that see at least one sample of the input."""
     if spec.boundary != "zero":
         return spec.out_channels * prod(spec.output_size)
-    axes = zip(
-        spec.input_size, spec.kernel_size, spec.stride, spec.dilation, spec.padding, spec.output_size, strict=True
-    )
-    seen = (
-        sum(any(0 <= p * s + k * d - before < size for k in range(kernel)) for p in range(outputs))
-        for size, kernel, s, d, (before, _), outputs in axes
-    )
-    return spec.out_channels * prod(seen)
+    befores = (before for before, _ in spec.padding)
+    axes = (spec.input_size, spec.kernel_size, spec.stride, spec.dilation, befores, spec.output_size)
+    return spec.out_channels * prod(map(outputs_in_bounds, *axes))
 
 
 def _dense_note(dense: int, spec: ConvSpec) -> str:

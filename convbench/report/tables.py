@@ -32,14 +32,19 @@ __all__ = [
 
 #: What the columns of the comparison mean; ``{baseline}`` is to be filled in.
 LEGEND = {
-    "time": "one call, median and its 95 % interval",
+    "time": "one call, median and its 95 % interval, from the samples of all passes pooled as if they were independent",
     "speed-up": "the time of {baseline} over this one's",
+    "with prepare": "the same of prepare + time, prepare being what new weights cost outside the call (timed once, "
+    "cold); some do that inside their call",
     "GFLOP/s": "nominal operations (2·MACs, the same for all) over time; executed: operations really done over time",
     "error": "largest |ŷ − y| / (|w| ∗ |x|) in units of the dtype's eps; bound: what the algorithm promises",
     "workspace": "memory beside operands and result, declared; measured: its peak",
 }
 
-MARK = "marked: the fastest of its case, and what its 95 % interval does not separate from it"
+MARK = (
+    "marked: the fastest of its case, and whatever is not separated from it: separated is what has both its 95 % "
+    "interval and, from two passes on, all its passes' medians apart from the fastest one's"
+)
 
 #: One word a status, short enough for a cell of the overview.
 _SHORT = {"unsupported": "refused", "unavailable": "absent", "out-of-memory": "memory"}
@@ -62,7 +67,8 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     DataFrame
         The columns of :func:`convbench.bench.statistics.summarise` and effective_gflop_per_s,
         executed_gflop_per_s, baseline, speedup, speedup_low, speedup_high (quotients of the two intervals of the
-        times, so wider than need be); cases in the suite's order, the fastest backend first.
+        times, so wider than need be), speedup_with_prepare (of the sums of prepare_s and time_s); cases in the
+        suite's order, the fastest backend first.
     """
     from convbench.bench import statistics
 
@@ -74,6 +80,9 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     for end, opposite in (("low", "high"), ("high", "low")):
         quotient = table["case"].map(base[f"{end}_s"]) / table[f"{opposite}_s"]
         table[f"speedup_{end}"] = quotient.where(table["backend"] != baseline)
+    whole = table["time_s"].astype(float) + table["prepare_s"].astype(float)
+    base_whole = whole[table["backend"] == baseline].set_axis(base.index)
+    table["speedup_with_prepare"] = table["case"].map(base_whole) / whole
     for rate, flops in (("effective", "flops_nominal"), ("executed", "flops_executed")):
         table[f"{rate}_gflop_per_s"] = table[flops].astype(float) / table["time_s"].astype(float) / 1e9
     order = {case: rank for rank, case in enumerate(dict.fromkeys(table["case"]))}
@@ -95,14 +104,25 @@ def backend_order(table: pd.DataFrame) -> list[str]:
 
 
 def fastest(rows: Sequence[Figure]) -> set[str]:
-    """Return the fastest backend of one case, and those whose interval overlaps its own."""
+    """Return the fastest backend of one case, and those that nothing separates from it (see :data:`MARK`)."""
     timed = [row for row in rows if row["status"] == "ok" and not missing(row["time_s"])]
     if not timed:
         return set()
     best = min(timed, key=lambda row: float(row["time_s"]))
-    limit = best["time_s"] if missing(best["high_s"]) else best["high_s"]
-    tied = {row["backend"] for row in timed if not missing(row["low_s"]) and row["low_s"] <= limit}
-    return tied | {best["backend"]}
+    return {best["backend"]} | {row["backend"] for row in timed if not _separated(row, best)}
+
+
+def _separated(row: Figure, best: Figure) -> bool:
+    """Return whether a backend is slower than the best beyond doubt.
+
+    Samples of one pass are not independent, so that an interval from few passes is too narrow: the medians of the
+    passes, where there are two or more, must lie apart as well. Without an interval the time stands for it.
+    """
+    low, high = (
+        entry["time_s"] if missing(entry[end]) else entry[end] for entry, end in ((row, "low_s"), (best, "high_s"))
+    )
+    own, its = (list(entry["pass_medians_s"].values()) for entry in (row, best))
+    return bool(low > high) and (min(len(own), len(its)) < 2 or min(own) > max(its))
 
 
 # -- the comparison ---------------------------------------------------------------------------------
@@ -117,6 +137,7 @@ def comparison(table: pd.DataFrame) -> Grid:
             Column("time"),
             Column("95 % interval", drop=2),
             Column("speed-up"),
+            Column("with prepare", drop=4),
             Column("GFLOP/s"),
             Column("executed", drop=1),
             Column("error"),
@@ -141,6 +162,7 @@ def _comparison_row(row: Figure, best: bool) -> Row:
         human_seconds(row["time_s"]),
         human_interval(row["low_s"], row["high_s"], row["time_s"]),
         _times(row["speedup"]),
+        _times(row["speedup_with_prepare"]),
         human_number(row["effective_gflop_per_s"]),
         human_number(row["executed_gflop_per_s"]),
         human_number(row["error_max_eps"]),
@@ -190,20 +212,21 @@ class Overview:
 def overview(table: pd.DataFrame) -> Overview:
     """Return the matrix of times: backends against the varying number, or cases against backends.
 
-    The best of each case is marked, together with those that its interval does not separate from it. A
-    backend without any time is left to the notes.
+    The best of each case is marked, together with those that nothing separates from it (see :data:`MARK`). A
+    backend without any time is left to the notes; if none has one there is no matrix.
     """
     layout = layout_of_table(table)
     cells = {(row["case"], row["backend"]): row for row in _rows(table)}
     best = {case: set[str]() for case in layout.labels} | {case: fastest(rows) for case, rows in _by_case(table)}
     timed = {row["backend"] for row in cells.values() if row["status"] == "ok"}
     backends = [name for name in backend_order(table) if name in timed]
-    if layout.varies:
+    grids: dict[str, Grid] = {}
+    if backends and layout.varies:
         grids = {
             _panel_title(layout, name): _sweep_grid(layout, panel, backends, cells, best)
             for name, panel in layout.panels.items()
         }
-    else:
+    elif backends:
         grids = {"": _case_grid(layout, backends, cells, best)}
     return Overview(grids, [*_words(table, backends), *_absent(table, backends), *_remarks(table)])
 
@@ -266,7 +289,9 @@ def _absent(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
 
 def _remarks(table: pd.DataFrame) -> list[str]:
     notes = []
-    if table["speedup"].isna().all():
+    if table["time_s"].isna().all():
+        notes.append("nothing was timed")
+    elif table["speedup"].isna().all():
         notes.append("no speed-ups: the baseline has no time in this run; choose another with --baseline")
     unreached = set(table.attrs.get("cases", [])) - set(table["case"])
     if unreached:
