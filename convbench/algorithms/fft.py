@@ -1,13 +1,13 @@
 """Convolution by the convolution theorem: transform, multiply, transform back.
 
-y = F⁻¹( Σ_c X̂_c · conj(Ŵ_oc) ) for cross-correlation. The kernel's spectrum is prepared once, with 1/T and the
-shift that the padding asks for folded in. Strides and dilations are lowered first (:mod:`~.lowering`), so no
+y = F⁻¹( Σ_c X̂_c · Ŵ_oc ), with the mirrored kernel for cross-correlation. Its spectrum is prepared once, with 1/T
+and the shift that the padding asks for folded in. Strides and dilations are lowered first (:mod:`~.lowering`), so no
 output is computed to be thrown away, and padding costs transform length only beyond max(a, b).
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from math import log2, prod
 from typing import Any
 
@@ -58,26 +58,25 @@ class WholeFFT:
         self.flops = self._count_flops()
 
     def prepare(self, w: Array) -> tuple[Any, None]:
-        """Return conj(Ŵ)/T, shape (G, O/g, C', frequencies), or (frequencies, G, O/g, C') for the GEMM."""
+        """Return the mirrored kernel's spectrum over T: (G, O/g, C', frequencies), or (frequencies, G, O/g, C')."""
         ns, spec, axes = self._ns, self._spec, self._lowering.axes
         w = flipped(ns, spec, w)
         channels = spec.in_channels // spec.groups
         frequencies = prod(spectrum_shape((), self._sizes))
         kept = ns.empty((spec.out_channels, self._inputs, frequencies), self._complex)
-        shift = tuple(-axis.zeros[0] for axis in axes)
         with self._kernel_scratch.borrow() as pair:
             for number, phase in self._lowering.each_phase():
                 taps = tuple(axis.taps(r) for axis, r in zip(axes, phase, strict=True))
-                place = tuple(slice(0, axis.tap_count(r)) for axis, r in zip(axes, phase, strict=True))
-                for o in range(spec.out_channels):
-                    for c in range(channels):
-                        pair.real[...] = 0
-                        pair.real[(0, *place)] = w[(o, c, *taps)]
-                        if any(shift):
-                            pair.real[0, ...] = ns.xp.roll(pair.real[0, ...], shift, axis=tuple(range(spec.ndim)))
-                        pair.forward()
-                        spectrum = ns.reshape(pair.spectrum, (frequencies,))
-                        kept[o, c * self._lowering.phases + number, :] = ns.xp.conj(spectrum) / prod(self._sizes)
+                pieces = [axis.wrapped(r, size) for axis, r, size in zip(axes, phase, self._sizes, strict=True)]
+                for o, c in product(range(spec.out_channels), range(channels)):
+                    pair.real[...] = 0
+                    mirrored = ns.xp.flip(w[(o, c, *taps)])
+                    for corner in product(*pieces):
+                        pair.real[(0, *(place for place, _ in corner))] = mirrored[tuple(part for _, part in corner)]
+                    pair.forward()
+                    spectrum = kept[o, c * self._lowering.phases + number, :]
+                    spectrum[...] = ns.reshape(pair.spectrum, (frequencies,))
+                    spectrum *= 1 / prod(self._sizes)
         kept = ns.reshape(kept, (spec.groups, self._outputs, self._inputs, frequencies))
         if self._by_gemm:
             kept = ns.xp.asarray(ns.xp.permute_dims(kept, (3, 0, 1, 2)), copy=True)

@@ -93,6 +93,19 @@ class AxisLowering:
         """Number of taps of a component."""
         return -(-(self.kernel - phase) // self._phase_step)
 
+    def wrapped(self, phase: int, period: int) -> list[tuple[slice, slice]]:
+        """Return where a component's mirrored taps lie on a circle of ``period``: (place, part of the taps).
+
+        Tap m stands at zeros[0] − m (mod period), so that output j of the circular convolution is output j wanted.
+        """
+        count = self.tap_count(phase)
+        start = self.zeros[0] % period - (count - 1)
+        before = min(max(0, -start), count)  # taps that lie before 0, that is at the end of the circle
+        pieces = [(slice(period + start, period + start + before), slice(0, before))] if before else []
+        if before < count:
+            pieces.append((slice(start + before, start + count), slice(before, count)))
+        return pieces
+
     def positions(self, subgrid: int) -> slice:
         """Return the outputs of a subgrid."""
         return slice(subgrid, None, self._grid_step)
