@@ -34,6 +34,8 @@ class ErrorBound:
 
     .. math:: ‖ŷ − y‖₂ ≤ eps · (componentwise · ‖ |w| ∗ |x| + |bias| ‖₂ + energy · max_f |ŵ(f)| · ‖x‖₂)
 
+    It holds where nothing overflows; gradual underflow is allowed for by whoever compares.
+
     Attributes
     ----------
     source : str

@@ -149,7 +149,8 @@ class Verdict:
         Within the bound everywhere.
     error_max_eps, bound_max_eps : float
         Largest |ŷ − y| / (|w| ∗ |x| + |bias|), and the largest that the bound allows there, in units of eps.
-        Infinite where all the terms of an output are zero and the output, or its bound, is not.
+        Infinite where all the terms of an output are zero and the output, or its bound, is not. For float64 the
+        oracle's own rounding shows as well.
     error_norm : float
         ‖ŷ − y‖₂ / ‖y‖₂.
     message : str

@@ -35,7 +35,9 @@ def transform_sizes(spec: ConvSpec, good_size: Any) -> tuple[int, ...]:
 class WholeFFT:
     """One transform of the whole (padded) input, any stride, dilation, groups and zero padding.
 
-    O(T log T · (C + O) + T · C · O) for T points; workspace: real data and spectra of inputs and outputs.
+    O(T log T · (C + O) + T · C · O) for T points; workspace: real data and spectra of inputs and outputs. A NaN or
+    infinity spoils its whole example; sums of T values must stay in the dtype's range, and values far below
+    eps·‖x‖‖w‖ are lost.
     """
 
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
