@@ -235,7 +235,6 @@ class Blocked(ABC):
         Elements of each buffer, of the result's dtype, that :meth:`_fill` gets besides the halo.
     """
 
-    prepared_bytes = 0
     flops: int
 
     def __init__(
@@ -248,6 +247,8 @@ class Blocked(ABC):
         sizes = (blocking.halo_elements, *buffers)
         self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.result_dtype) for size in sizes], self._lanes)
         self.workspace_bytes = self._lanes * sum(sizes) * DTYPES[spec.result_dtype]
+        copied = spec.flip or spec.dtype != spec.result_dtype  # else prepared weights are views of w
+        self.prepared_bytes = prod(spec.weight_shape) * DTYPES[spec.result_dtype] if copied else 0
         self.flops = spec.flops
 
     @abstractmethod

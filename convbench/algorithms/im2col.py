@@ -63,8 +63,10 @@ class Im2col(Blocked):
         ns = self._ns
         shape = (*y.shape[:3], columns.shape[-1])
         try:
-            ns.matmul(weights, columns, ns.reshape(y, shape, copy=False))
+            joined = ns.reshape(y, shape, copy=False)
         except ValueError:
             product = ns.reshape(buffer[: prod(shape)], shape)
             ns.matmul(weights, columns, product)
             y[...] = ns.reshape(product, y.shape)
+        else:
+            ns.matmul(weights, columns, joined)
