@@ -295,18 +295,22 @@ class _FunctionPlan(_CheckedPlan):
         return self._owner.workspace(self.spec)
 
     @property
+    def prepared_bytes(self) -> int:
+        return self._owner.prepared(self.spec)
+
+    @property
     def flops(self) -> int:
         return self._owner.work(self.spec)
 
     def _prepare(self, w: Array) -> tuple[Any, int | None]:
-        return w, None
+        return (self._owner.prepare(self.spec, w) if self._owner.prepare else w), None
 
     def _run(self, x: Array, weights: Any, bias: Array | None, out: Array | None) -> Array:
-        spec = self.spec
-        with self._owner.pool(self.threads) if self._owner.pool else nullcontext():
-            y = self._owner.function(spec, x, weights)
+        spec, owner = self.spec, self._owner
+        with owner.pool(self.threads) if owner.pool else nullcontext():
+            y = owner.function(spec, x, weights, bias) if owner.takes_bias else owner.function(spec, x, weights)
         if self._ns.is_array(y) and y.shape == self._output_shape and y.dtype == self._result_dtype:
-            if bias is not None:
+            if bias is not None and not owner.takes_bias:
                 y = self._add_bias(y, x, bias)
             if out is None:
                 return y
@@ -420,12 +424,20 @@ class AlgorithmBackend(_DeclaredBackend):
 class FunctionBackend(_DeclaredBackend):
     """Turns a pure function ``function(spec, x, w) -> y`` into a full backend.
 
-    The adapter checks operands, adds the bias, honours ``out=`` (by a copy) and reports limits.
+    The adapter checks operands, adds the bias (unless the function does), honours ``out=`` (by a copy) and reports
+    limits.
 
     Attributes
     ----------
     function : callable
         Returns a new array of shape ``spec.output_shape``; must not keep or change its arguments.
+    takes_bias : bool
+        The function is called as ``function(spec, x, w, bias)``, with None for no bias, and adds it itself.
+    prepare : callable, optional
+        ``prepare(spec, w)``: what depends on the weights alone; the function gets its result in place of ``w``. May
+        raise UnsupportedWeights.
+    prepared : callable
+        ``prepared(spec)``: bytes of what ``prepare`` keeps beyond ``w``.
     workspace : callable
         ``workspace(spec)``: bytes allocated beyond operands and result. The battery checks it.
     work : callable
@@ -454,7 +466,10 @@ class FunctionBackend(_DeclaredBackend):
     (1, 2, 8)
     """
 
-    function: Callable[[ConvSpec, Array, Array], Array]
+    function: Callable[..., Array]
+    takes_bias: bool = False
+    prepare: Callable[[ConvSpec, Array], Any] | None = None
+    prepared: Callable[[ConvSpec], int] = lambda spec: 0
     workspace: Callable[[ConvSpec], int] = lambda spec: 0
     work: Callable[[ConvSpec], int] = lambda spec: spec.flops
     pool: Callable[[int], AbstractContextManager[Any]] | None = None

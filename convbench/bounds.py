@@ -42,8 +42,9 @@ class ErrorBound:
         Where the bound comes from.
     componentwise, normwise : float
         Dimensionless factors. Direct methods have no normwise part; transforms have little else.
-    reach : {"example", "window"}
-        Does an error depend on the whole example, or on the samples under the kernel only?
+    reach : tuple of int, optional
+        An error depends on the samples under the kernel and on all those up to so many beyond them along each axis,
+        on either side. 0 along every axis: on those under the kernel alone. None: on the whole example.
     energy : float
         Factor of the second inequality; 0 where there is none. It is the sharper one for large transforms, whose
         errors spread evenly.
@@ -58,7 +59,7 @@ class ErrorBound:
     componentwise: float
     normwise: float = 0.0
     energy: float = 0.0
-    reach: str = "example"
+    reach: tuple[int, ...] | None = None
     exact_on_integers: bool = True
     spreads_nonfinite: bool = False
 
@@ -119,7 +120,7 @@ def separable(spec: ConvSpec, rank: int, truncation: float) -> ErrorBound:
         source="Higham 2002, eq. 3.5, and Eckart–Young",
         componentwise=passes,
         normwise=sqrt(rank) ** (spec.ndim - 1) * passes * (rank > 1) + truncation,
-        reach="window",
+        reach=(0,) * spec.ndim,
         exact_on_integers=False,
         spreads_nonfinite=True,
     )

@@ -183,20 +183,20 @@ class Truth:
         bias = None if self._bias is None else np.abs(self._bias).astype(self._real)
         return conv(self._real_spec, x, w, bias)
 
-    def norms(self, reach: str) -> NDArray[Any]:
+    def norms(self, reach: tuple[int, ...] | None) -> NDArray[Any]:
         """‖w‖₂ · ‖x‖₂ in a shape that broadcasts against y; see :class:`ErrorBound`."""
         spec = self.spec
-        axes = tuple(range(2, 2 + spec.ndim))
         energy = np.abs(self._x).astype(self._real) ** 2
-        if reach == "window":
-            ones = spec.replace(groups=1, in_channels=spec.in_channels // spec.groups, batch=spec.batch * spec.groups)
-            ones = ones.replace(out_channels=1, tile=None, bias="none", dtype="float64")
-            grouped = energy.reshape(ones.input_shape)
-            window = conv(ones, grouped, np.ones(ones.weight_shape))
-            x_square = window.reshape(spec.batch, spec.groups, *spec.output_size)
+        energy = energy.reshape(spec.batch, spec.groups, spec.in_channels // spec.groups, *spec.input_size).sum(axis=2)
+        if reach is None:
+            x_square = energy.sum(axis=tuple(range(2, energy.ndim)), keepdims=True)
+        elif any(reach):
+            x_square = _neighbourhood_sums(spec, energy, reach)
         else:
-            grouped = energy.reshape(spec.batch, spec.groups, spec.in_channels // spec.groups, *spec.input_size)
-            x_square = grouped.sum(axis=(2, *(a + 1 for a in axes)), keepdims=True)[:, :, 0]
+            ones = spec.replace(groups=1, in_channels=1, out_channels=1, batch=spec.batch * spec.groups)
+            ones = ones.replace(tile=None, bias="none", dtype="float64")
+            window = conv(ones, energy.reshape(ones.input_shape), np.ones(ones.weight_shape))
+            x_square = window.reshape(spec.batch, spec.groups, *spec.output_size)
         x_norm = np.repeat(np.sqrt(x_square), spec.out_channels // spec.groups, axis=1)
         w_norm = np.sqrt((np.abs(self._w).astype(self._real) ** 2).reshape(spec.out_channels, -1).sum(axis=1))
         return np.asarray(x_norm * w_norm.reshape(-1, *(1,) * spec.ndim))
@@ -292,6 +292,29 @@ class Truth:
             f"expected {self.y[worst]:.8g}, got {y[worst]:.8g}, "
             f"error {error[worst]:.3g} where {allowed[worst]:.3g} is allowed"
         )
+
+
+def _neighbourhood_sums(spec: ConvSpec, x: NDArray[Any], reach: tuple[int, ...]) -> NDArray[Any]:
+    """Sum x (N, G, *space) over the extent of the kernel and ``reach`` beyond it, for each output."""
+    extents = [(k - 1) * d + 1 + 2 * r for k, d, r in zip(spec.kernel_size, spec.dilation, reach, strict=True)]
+    padding = [(a + r, b + r) for (a, b), r in zip(spec.padding, reach, strict=True)]
+    x = _extend(spec.replace(kernel_size=extents, dilation=1, padding=padding), x)
+    for axis, extent in enumerate(extents, start=2):
+        x = _sliding_sums(x, axis, extent)
+    strides: tuple[Any, ...] = (..., *(slice(None, None, s) for s in spec.stride))
+    return np.asarray(x[strides])
+
+
+def _sliding_sums(x: NDArray[Any], axis: int, length: int) -> NDArray[Any]:
+    """Sum ``length`` neighbours by doubling: no subtraction, so small sums beside large ones keep their digits."""
+    x = np.moveaxis(x, axis, 0)
+    total, power, done = np.zeros(1), x, 0
+    for bit in range(length.bit_length()):
+        if length >> bit & 1:
+            total = total + power[done : done + x.shape[0] - length + 1]
+            done += 1 << bit
+        power = power[: -(1 << bit)] + power[1 << bit :]
+    return np.moveaxis(total, 0, axis)
 
 
 def _largest_ratio(error: NDArray[Any], unit: NDArray[Any]) -> float:

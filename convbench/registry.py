@@ -1,4 +1,4 @@
-"""Names and what stands behind them: a lazy table of the built-in backends, and entry points for everybody else's."""
+"""Names and what stands behind them: the files of convbench/backends, and entry points for everybody else's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
+from pkgutil import iter_modules
 from typing import Any
 
 from convbench.backend import Backend, Plan
@@ -19,17 +20,18 @@ __all__ = ["ENTRY_POINT_GROUP", "BrokenBackend", "all_backends", "get_backend"]
 
 ENTRY_POINT_GROUP = "convbench.backends"
 
-#: name → module of convbench.backends that defines BACKEND; nothing is imported before it is asked for.
-_BUILT_IN = {
-    "direct-numpy": "direct_numpy",
-    "im2col": "im2col",
-    "fft": "fft",
-    "separable": "separable",
-    "reference": "reference",
-    "scipy-direct": "scipy_direct",
-    "scipy-fft": "scipy_fft",
-    "scipy-oa": "scipy_oa",
-}
+
+@cache
+def _built_in() -> dict[str, str]:
+    """Return name → module for every file in convbench/backends; none is imported before it is asked for.
+
+    A file ``foo_bar.py`` there that defines ``BACKEND`` is the backend ``foo-bar``; those with a leading underscore
+    hold what several share.
+    """
+    import convbench.backends
+
+    modules = (module.name for module in iter_modules(convbench.backends.__path__))
+    return {name.replace("_", "-"): f"convbench.backends.{name}" for name in modules if not name.startswith("_")}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def all_backends() -> dict[str, Backend]:
     >>> "im2col" in all_backends()
     True
     """
-    return {name: get_backend(name) for name in _BUILT_IN} | _plug_ins()
+    return {name: get_backend(name) for name in _built_in()} | _plug_ins()
 
 
 def get_backend(name: str) -> Backend:
@@ -78,14 +80,14 @@ def get_backend(name: str) -> Backend:
     """
     if not isinstance(name, str):
         raise UnknownBackend(f"backend {name!r} is not a name; 'convbench list backends' shows all")
-    if name in _BUILT_IN:
-        module = importlib.import_module(f"convbench.backends.{_BUILT_IN[name]}")
+    if name in _built_in():
+        module = importlib.import_module(_built_in()[name])
         backend: Backend = module.BACKEND
         return backend
     plug_ins = _plug_ins()
     if name in plug_ins:
         return plug_ins[name]
-    known = [*_BUILT_IN, *plug_ins]
+    known = [*_built_in(), *plug_ins]
     close = get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
     raise UnknownBackend(f"backend {name!r} is not registered; {hint} ('convbench list backends' shows all)")
@@ -96,7 +98,7 @@ def _plug_ins() -> dict[str, Backend]:
     found: dict[str, Backend] = {}
     for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
         name = entry.name
-        if name in _BUILT_IN or name in found:
+        if name in _built_in() or name in found:
             origin = entry.dist.name if entry.dist else entry.value
             name = f"{entry.name}@{origin}"
             found[name] = BrokenBackend(name, refuse("not installed", f"the name {entry.name!r} is taken already"))

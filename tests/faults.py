@@ -58,6 +58,10 @@ class Harmless:
         return self.inner.workspace_bytes
 
     @property
+    def prepared_bytes(self) -> int:
+        return self.inner.prepared_bytes
+
+    @property
     def flops(self) -> int:
         return self.inner.flops
 

@@ -197,13 +197,19 @@ def test_normwise_scale_is_what_its_name_says(spec: ConvSpec) -> None:
     w_norm = np.array([np.linalg.norm(channel) for channel in w]).reshape(-1, *(1,) * spec.ndim)
     groups = np.abs(x.reshape(spec.batch, spec.groups, -1)) ** 2
     whole = np.repeat(np.sqrt(groups.sum(axis=-1)), spec.out_channels // spec.groups, axis=1)
-    example = np.broadcast_to(truth.norms("example"), spec.output_shape)
+    example = np.broadcast_to(truth.norms(None), spec.output_shape)
     np.testing.assert_allclose(
         example, whole.reshape(*whole.shape, *(1,) * spec.ndim) * w_norm * np.ones(spec.output_shape)
     )
     shared = spec.replace(tile=None)
     energy = reference.conv(shared, np.abs(x) ** 2, np.ones(shared.weight_shape, spec.dtype)).real
-    np.testing.assert_allclose(truth.norms("window"), np.sqrt(energy) * w_norm)
+    np.testing.assert_allclose(truth.norms((0,) * spec.ndim), np.sqrt(energy) * w_norm)
+    reach = tuple(range(1, 1 + spec.ndim))
+    extents = [(k - 1) * d + 1 + 2 * r for k, d, r in zip(spec.kernel_size, spec.dilation, reach, strict=True)]
+    padding = [(a + r, b + r) for (a, b), r in zip(spec.padding, reach, strict=True)]
+    wider = shared.replace(kernel_size=extents, dilation=1, padding=padding)
+    energy = reference.conv(wider, np.abs(x) ** 2, np.ones(wider.weight_shape, spec.dtype)).real
+    np.testing.assert_allclose(truth.norms(reach), np.sqrt(energy) * w_norm)
 
 
 @pytest.mark.parametrize("line", ["i256x256 k5 psame f32", "c4 o2 i40x40 k7 s2 psame f32", "i65536 k63 psame f32"])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convbench import oracle
-from convbench.checks.specs import gaussian, integers, largest_exact_integer, low_rank, wide
+from convbench.checks.specs import constant, gaussian, integers, largest_exact_integer, low_rank, wide
 from convbench.checks.subject import CheckFunction, Failure, Operands, Subject, index_text, require_equal
 from convbench.errors import UnsupportedWeights
 from convbench.oracle import Truth
@@ -44,11 +44,9 @@ def small_integers_are_exact(subject: Subject) -> str:
 
 
 def _integer_operands(subject: Subject, largest: int, rng: np.random.Generator) -> Operands:
+    factors = subject.structure.factors(subject.spec.ndim)
     operands = subject.draw(integers(rng, largest))
-    if subject.needs_low_rank is None:
-        return operands
-    factor = integers(rng, max(1, int(largest ** (1 / subject.spec.ndim))))
-    return operands._replace(w=low_rank(factor, subject.spec, 1))
+    return operands._replace(w=subject.weights(integers(rng, max(1, int(largest ** (1 / factors))))))
 
 
 def _exact(spec: ConvSpec, operands: Operands, truth: Truth) -> NDArray[Any]:
@@ -67,26 +65,25 @@ def gaussian_errors_are_within_the_bound(subject: Subject) -> str:
 
 
 def weights_are_taken_or_refused_with_a_reason(subject: Subject) -> str:
-    """Weights of rank 0 to 3 and a single tap, as far as they are taken; generic ones at last."""
+    """Constant weights, those of rank 0 to 3 and a single tap, as far as they are taken; generic ones at last."""
     spec, rng = subject.spec, subject.rng("ranks")
     single = np.zeros(spec.weight_shape, spec.dtype)
     centre: tuple[Any, ...] = (..., *(size // 2 for size in spec.kernel_size))
     single[centre] = 1
     structured = {f"weights of rank {rank}": low_rank(gaussian(rng), spec, rank) for rank in (0, 1, 2, 3)}
+    structured |= {"constant weights": constant(gaussian(rng), spec), "one tap": single}
     drawn = subject.draw(gaussian(rng))
-    for name, w in {**structured, "one tap": single}.items():
+    for name, w in structured.items():
         operands = drawn._replace(w=w)
         try:
             y = subject.run(operands)
         except UnsupportedWeights as error:
-            if name == "weights of rank 1":
-                raise Failure(f"refuses generic weights and those of rank 1: {error}") from error
             if not subject.reason(error).startswith("weights: "):
                 raise
         else:
             subject.judge(Truth(spec, *operands), y, name)
-    if subject.needs_low_rank is not None:
-        raise UnsupportedWeights(subject.needs_low_rank)
+    if subject.refuses_any_weights is not None:
+        raise UnsupportedWeights(subject.refuses_any_weights)
     return "any weights"
 
 
@@ -105,9 +102,8 @@ def magnitudes_may_differ_widely(subject: Subject) -> str:
     """Samples and weights of 1e±15 (float32) or 1e±30 (float64)."""
     spec, rng = subject.spec, subject.rng("wide")
     decades = _DECADES[spec.dtype]
-    operands = subject.draw(wide(rng, decades))
-    if subject.needs_low_rank is not None:
-        operands = operands._replace(w=low_rank(wide(rng, decades / spec.ndim), spec, 1))
+    factors = subject.structure.factors(spec.ndim)
+    operands = subject.draw(wide(rng, decades))._replace(w=subject.weights(wide(rng, decades / factors)))
     return subject.judge(Truth(spec, *operands), subject.run(operands), f"magnitudes 1e±{decades:.0f}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
@@ -14,7 +15,18 @@ from convbench.errors import SpecError
 from convbench.geometry import BOUNDARIES
 from convbench.spec import DTYPES, LAYOUTS, OPS, ConvSpec
 
-__all__ = ["EDGE_LINES", "LARGE_LINES", "gaussian", "integers", "low_rank", "random_spec", "wide"]
+__all__ = [
+    "EDGE_LINES",
+    "LARGE_LINES",
+    "STRUCTURES",
+    "Structure",
+    "constant",
+    "gaussian",
+    "integers",
+    "low_rank",
+    "random_spec",
+    "wide",
+]
 
 #: Where implementations go wrong. Backends that do not take one show how they refuse it.
 EDGE_LINES = (
@@ -217,6 +229,38 @@ def low_rank(numbers: Numbers, spec: ConvSpec, rank: int) -> NDArray[Any]:
             term = term * numbers((*lead, *shape), spec.dtype)
         w += term
     return w
+
+
+def constant(numbers: Numbers, spec: ConvSpec) -> NDArray[Any]:
+    """Return weights that are the same at every tap of a kernel."""
+    lead = numbers((*spec.weight_shape[: -spec.ndim], *(1,) * spec.ndim), spec.dtype)
+    return np.array(np.broadcast_to(lead, spec.weight_shape))
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A kind of weights that an algorithm may need.
+
+    Attributes
+    ----------
+    name : str
+    make : callable
+        ``make(numbers, spec)``: weights of that kind.
+    factors : callable
+        ``factors(ndim)``: how many of the numbers are multiplied with each other in one weight.
+    """
+
+    name: str
+    make: Callable[[Numbers, ConvSpec], NDArray[Any]]
+    factors: Callable[[int], int] = lambda ndim: 1
+
+
+#: From none to the most; a backend takes one of them, and all that come after it.
+STRUCTURES = (
+    Structure("any weights", lambda numbers, spec: numbers(spec.weight_shape, spec.dtype)),
+    Structure("weights of rank 1", lambda numbers, spec: low_rank(numbers, spec, 1), lambda ndim: ndim),
+    Structure("constant weights", constant),
+)
 
 
 def largest_exact_integer(spec: ConvSpec) -> int:

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from convbench.arrays import Array, numpy_namespace
 from convbench.backend import Backend, Plan
 from convbench.bounds import ErrorBound
-from convbench.checks.specs import Numbers, gaussian, low_rank
+from convbench.checks.specs import STRUCTURES, Numbers, Structure, gaussian
 from convbench.errors import UnsupportedWeights
 from convbench.oracle import Truth
+from convbench.refusals import memory
 from convbench.spec import ConvSpec
 
 __all__ = ["Case", "CheckFunction", "Failure", "Operands", "Refusal", "Subject", "require_equal"]
 
 #: Which weights the calls of the cases 0, 1, 2, … use: old ones come back after new ones.
 _WEIGHTS_OF_CASE = (0, 0, 1, 0, 1, 2, 0)
+_MOST_BYTES = 256 * 2**20  # of prepared weights and workspace; several batteries may run side by side
 
 
 class Failure(Exception):
@@ -90,27 +92,47 @@ class Subject:
         return self.backend.error_bound(self.spec)
 
     def plan(self, threads: int = 1) -> Plan:
-        """Return the one plan for that many threads, shared by all checks: a plan must survive any use."""
+        """Return the one plan for that many threads, shared by all checks: a plan must survive any use.
+
+        Raises Refusal if it needs more memory than a check should: a matrix may be as large as its backend allows.
+        """
         if threads not in self._plans:
-            self._plans[threads] = self.backend.plan(self.spec, threads=threads)
+            plan = self.backend.plan(self.spec, threads=threads)
+            too_much = memory(plan.workspace_bytes + plan.prepared_bytes, _MOST_BYTES)
+            if too_much is not None:
+                raise Refusal(f"left out of the battery: {too_much}")
+            self._plans[threads] = plan
         return self._plans[threads]
 
     # -- data ---------------------------------------------------------------------------------
 
     @cached_property
-    def needs_low_rank(self) -> str | None:
+    def structure(self) -> Structure:
+        """The least structured kind of weights that is taken."""
+        for structure in STRUCTURES:
+            try:
+                self._try(structure)
+            except UnsupportedWeights as error:
+                refusal = error
+            else:
+                return structure
+        raise Failure(f"refuses every kind of weights, {STRUCTURES[-1].name} too: {refusal}") from refusal
+
+    @cached_property
+    def refuses_any_weights(self) -> str | None:
         """The reason why weights without structure are refused; None if they are not."""
         try:
-            self.plan().prepare(self.send(gaussian(self.rng("structure"))(self.spec.weight_shape, self.spec.dtype)))
+            self._try(STRUCTURES[0])
         except UnsupportedWeights as error:
             return self.reason(error)
         return None
 
+    def _try(self, structure: Structure) -> None:
+        self.plan().prepare(self.send(structure.make(gaussian(self.rng("structure")), self.spec)))
+
     def weights(self, numbers: Numbers) -> NDArray[Any]:
-        """Draw weights that the backend takes: any, or of rank 1."""
-        if self.needs_low_rank is None:
-            return self.laid_out(numbers(self.spec.weight_shape, self.spec.dtype))
-        return low_rank(numbers, self.spec, 1)
+        """Draw weights that the backend takes."""
+        return self.laid_out(self.structure.make(numbers, self.spec))
 
     def draw(self, numbers: Numbers) -> Operands:
         """Fill the operands."""
