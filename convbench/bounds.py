@@ -11,7 +11,7 @@ from math import log2, prod, sqrt
 
 from convbench.spec import ConvSpec
 
-__all__ = ["ErrorBound", "direct", "fft", "separable"]
+__all__ = ["ErrorBound", "box", "direct", "fft", "separable"]
 
 _EPS = {
     "float16": 2.0**-10,
@@ -86,14 +86,39 @@ def direct(spec: ConvSpec) -> ErrorBound:
     return ErrorBound(source="Higham 2002, eq. 3.5", componentwise=gamma(spec.terms + 1, spec.dtype))
 
 
-def fft(spec: ConvSpec, points: int) -> ErrorBound:
+def winograd(
+    spec: ConvSpec, amplification: float, size: tuple[int, ...], reach: tuple[int, ...], exact: bool
+) -> ErrorBound:
+    """Minimal filtering by tiles of ``size`` samples.
+
+    Each value is a sum of products of sums, so its relative error is at most γ of their lengths together: t along each
+    axis for samples and for outputs, the channels, and r for weights (in float32 one: they are rounded once). By
+    Cauchy and Schwarz |Σ_f A_if (G_f·w)(B_f·x)| ≤ Σ_f |A_if| ‖G_f‖‖B_f‖ · ‖w‖₂‖x‖₂, the norms over a tile;
+    ``amplification`` is the largest such sum, its product over the axes (Kronecker products multiply norms).
+    """
+    channels = spec.in_channels // spec.groups * prod(spec.stride)
+    weights = 1 if spec.dtype == "float32" else sum(spec.kernel_size)
+    terms = 2 * sum(size) + weights + channels + 2
+    return ErrorBound(
+        source="Higham 2002, eq. 3.5, with the transforms' norms",
+        componentwise=gamma(1, spec.dtype),
+        normwise=amplification * gamma(terms, spec.dtype),
+        reach=reach,
+        exact_on_integers=exact,
+        spreads_nonfinite=True,
+    )
+
+
+def fft(
+    spec: ConvSpec, points: int, reach: tuple[int, ...] | None = None, overlap: float = 1.0
+) -> ErrorBound:
     """Three transforms of ``points`` points in all and one product a frequency.
 
     A transform's relative error in the 2-norm is at most η·log₂T, η = u + γ₄(√2 + u) ≈ 6.7u = 3.4 eps (theorem
     24.2, for radix 2; larger radices have fewer, longer stages, and their small sums stay below the stages that
     they replace). By Parseval three of them give 3·3.4·log₂T eps of max|ŵ|·‖x‖₂ in the 2-norm (``energy``), and,
     as |Σ_f X_f W_f|/T ≤ ‖x‖₂‖w‖₂, as many eps of ‖w‖₂‖x‖₂ at each output. The sum over channels adds √2·γ of its
-    length.
+    length. In tiles the norms are over a tile (``reach``), and a sample counts in ``overlap`` of them.
     """
     eta = 3.4
     channels = spec.in_channels // spec.groups * prod(spec.stride)
@@ -102,7 +127,8 @@ def fft(spec: ConvSpec, points: int) -> ErrorBound:
         source="Higham 2002, theorem 24.2",
         componentwise=gamma(1, spec.dtype),
         normwise=factor,
-        energy=factor,
+        energy=factor * sqrt(overlap),
+        reach=reach,
         exact_on_integers=False,
         spreads_nonfinite=True,
     )
@@ -124,3 +150,14 @@ def separable(spec: ConvSpec, rank: int, truncation: float) -> ErrorBound:
         exact_on_integers=False,
         spreads_nonfinite=True,
     )
+
+
+def box(spec: ConvSpec, additions: int) -> ErrorBound:
+    """Sums of samples, each passing at most ``additions`` additions, then a mixing of the channels and a bias.
+
+    Every product w·x is off by the factors (1 + δ) of the additions that its sample passes, of its multiplication and
+    of the sum over the channels, and by nothing else, as nothing is subtracted: γ of their number componentwise
+    (section 4.2: for pairwise sums log₂K in place of K).
+    """
+    rounded = additions + spec.in_channels // spec.groups + 1
+    return ErrorBound(source="Higham 2002, section 4.2", componentwise=gamma(rounded, spec.dtype))

@@ -11,11 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 from convbench.threads import parallel
 
-__all__ = ["TransformPair", "Transforms", "fftw_transforms", "spectrum_shape", "standard_transforms"]
+__all__ = [
+    "TransformPair",
+    "Transforms",
+    "fftw_transforms",
+    "pocketfft_transforms",
+    "spectrum_shape",
+    "standard_transforms",
+]
 
 _THREADED_POINTS = 2**15  # below, handing work to a second thread costs more than it gains
 _PARTS_PER_THREAD = 2  # so that a thread whose core is shared with others holds nobody up
@@ -23,14 +30,15 @@ _PLANNING_S_PER_POINT = 1e-6  # FFTW measures rival plans for at most so long: a
 _PLANNING_LIMITS_S = 0.005, 1.0  # small ones gain nothing worth more, and large ones would take minutes
 
 
-@dataclass(frozen=True)
+@dataclass
 class TransformPair:
     """A forward and an inverse real transform between two buffers.
 
     Attributes
     ----------
-    real : array, shape (*batch, *sizes)
-    spectrum : array, shape (*batch, *sizes[:-1], sizes[-1]//2 + 1)
+    real : array, shape (*batch, *sizes), or (*sizes, *batch) with the batch last in memory
+    spectrum : array of that shape, but for its last size n: n//2 + 1
+        A library that cannot write into buffers replaces them: read both anew after each transform.
     forward, inverse : callable
         ``forward()``: real → spectrum. ``inverse()``: spectrum → real, multiplied by ∏ sizes.
     """
@@ -39,6 +47,14 @@ class TransformPair:
     spectrum: Any
     forward: Callable[[], None]
     inverse: Callable[[], None]
+
+
+class MakePair(Protocol):
+    """``pair(batch, sizes, dtype, threads, batch_last=False) -> TransformPair``."""
+
+    def __call__(
+        self, batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int, *, batch_last: bool = False
+    ) -> TransformPair: ...
 
 
 @dataclass(frozen=True)
@@ -50,13 +66,23 @@ class Transforms:
     name : str
     good_size : callable
         Smallest size ≥ n that the library transforms fast.
-    pair : callable
-        ``pair(batch, sizes, dtype, threads) -> TransformPair``.
+    pair : MakePair
+        With ``batch_last`` neighbouring transforms are neighbours in memory, as products over a batch want them.
     """
 
     name: str
     good_size: Callable[[int], int]
-    pair: Callable[[Sequence[int], Sequence[int], str, int], TransformPair]
+    pair: MakePair
+
+
+def _shapes(
+    batch: Sequence[int], sizes: Sequence[int], batch_last: bool
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of real data and spectrum, and the axes of the transform."""
+    half = spectrum_shape((), sizes)
+    if batch_last:
+        return (*sizes, *batch), (*half, *batch), tuple(range(len(sizes)))
+    return (*batch, *sizes), (*batch, *half), tuple(range(-len(sizes), 0))
 
 
 def spectrum_shape(batch: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
@@ -86,11 +112,17 @@ def fftw_transforms() -> Transforms:
     """Return FFTW through pyFFTW: measured plans (time-limited) on SIMD-aligned buffers."""
     import pyfftw
 
-    def pair(batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int) -> TransformPair:
-        real = pyfftw.zeros_aligned((*batch, *sizes), dtype=dtype)
-        spectrum = pyfftw.zeros_aligned(spectrum_shape(batch, sizes), dtype=complex_of(dtype))
+    def pair(
+        batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int, *, batch_last: bool = False
+    ) -> TransformPair:
+        shape, half, axes = _shapes(batch, sizes, batch_last)
+        real = pyfftw.zeros_aligned(shape, dtype=dtype)
+        spectrum = pyfftw.zeros_aligned(half, dtype=complex_of(dtype))
         if 0 in batch:
             return TransformPair(real, spectrum, lambda: None, lambda: None)
+        if batch_last:
+            there, back = _fftw_plans(real.reshape(*sizes, -1), spectrum.reshape(*half[: len(sizes)], -1), axes)
+            return TransformPair(real, spectrum, there.execute, back.execute)
         flat = real.reshape(-1, *sizes), spectrum.reshape(-1, *spectrum.shape[len(batch) :])
         if real.size < _THREADED_POINTS:
             threads = 1
@@ -146,13 +178,45 @@ def _parts(extent: int, threads: int) -> list[slice]:
 
 
 @cache
+def pocketfft_transforms() -> Transforms:
+    """Return SciPy's pocketfft; its threads are its own (``workers``)."""
+    from scipy import fft
+
+    def pair(
+        batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int, *, batch_last: bool = False
+    ) -> TransformPair:
+        import numpy as np
+
+        shape, half, axes = _shapes(batch, sizes, batch_last)
+        made = TransformPair(np.zeros(shape, dtype), np.zeros(half, complex_of(dtype)), lambda: None, lambda: None)
+
+        def forward() -> None:
+            made.spectrum = None  # so that the old one and the new do not exist at once
+            made.spectrum = fft.rfftn(made.real, axes=axes, workers=threads)
+
+        def inverse() -> None:
+            made.real = None
+            made.real = fft.irfftn(
+                made.spectrum, tuple(sizes), axes, norm="forward", overwrite_x=True, workers=threads
+            )
+
+        if 0 not in batch:
+            made.forward, made.inverse = forward, inverse
+        return made
+
+    return Transforms("pocketfft", lambda n: int(fft.next_fast_len(n, real=True)), pair)
+
+
+@cache
 def standard_transforms(xp: Any) -> Transforms:
     """Return the transforms of an array-API library's ``fft`` namespace."""
 
-    def pair(batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int) -> TransformPair:
-        real = xp.empty((*batch, *sizes), dtype=getattr(xp, dtype))
-        spectrum = xp.empty(spectrum_shape(batch, sizes), dtype=getattr(xp, complex_of(dtype)))
-        axes = tuple(range(-len(sizes), 0))
+    def pair(
+        batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int, *, batch_last: bool = False
+    ) -> TransformPair:
+        shape, half, axes = _shapes(batch, sizes, batch_last)
+        real = xp.empty(shape, dtype=getattr(xp, dtype))
+        spectrum = xp.empty(half, dtype=getattr(xp, complex_of(dtype)))
 
         def forward() -> None:
             spectrum[...] = xp.fft.rfftn(real, axes=axes)

@@ -19,7 +19,7 @@ from convbench.arrays import Array, Namespace
 from convbench.spec import DTYPES, ConvSpec
 from convbench.threads import parallel
 
-__all__ = ["Block", "Blocked", "Blocking", "ScratchPool", "flipped", "spread_bias"]
+__all__ = ["Block", "Blocked", "Blocking", "ScratchPool", "flipped", "matmul_into", "spread_bias"]
 
 _KEPT_BLOCKS = 64
 _ONE_THREAD_FLOPS = 2 * 32**3
@@ -80,30 +80,44 @@ class Blocking:
 
     Parameters
     ----------
-    bytes_per_output : int
-        Memory that the algorithm touches for one output position of one group of one example.
+    bytes_per_cell : int
+        Memory that the algorithm touches for one cell of one group of one example.
     budget_bytes : int
         What should stay in cache. Axes are filled from the last to the first, then groups, then examples,
         so that a block is as contiguous as it can be.
     threads : int
         At least so many blocks are made where the work is worth it.
+    cell : sequence of int, optional
+        Outputs along each axis that are computed together: blocks are cut between cells. Default: single outputs.
+    copy : bool
+        Load every block into the buffer, for algorithms that need its samples one behind the other in memory.
     """
 
-    def __init__(self, spec: ConvSpec, bytes_per_output: int, budget_bytes: int, threads: int) -> None:
+    def __init__(
+        self,
+        spec: ConvSpec,
+        bytes_per_cell: int,
+        budget_bytes: int,
+        threads: int,
+        cell: Sequence[int] | None = None,
+        copy: bool = False,
+    ) -> None:
         self.spec = spec
-        self._extents = extents = (spec.batch, spec.groups, *spec.output_size)
-        total = bytes_per_output * prod(extents)
+        self._extents = (spec.batch, spec.groups, *spec.output_size)
+        cells = (1, 1, *(cell or (1,) * spec.ndim))
+        counts = [-(-extent // size) for extent, size in zip(self._extents, cells, strict=True)]
+        total = bytes_per_cell * prod(counts)
         if threads > 1:
             budget_bytes = min(budget_bytes, max(_WORTH_A_THREAD, -(-total // threads)))
-        room = max(1, budget_bytes // max(1, bytes_per_output))
+        room = max(1, budget_bytes // max(1, bytes_per_cell))
         shape = []
-        for extent in reversed(extents):
-            size = max(1, min(extent, room))
-            size = -(-extent // -(-extent // size)) if extent else 1  # equal parts rather than a small rest
-            shape.append(size)
-            room //= size
+        for count, size in zip(reversed(counts), reversed(cells), strict=True):
+            part = max(1, min(count, room))
+            part = -(-count // -(-count // part)) if count else 1  # equal parts rather than a small rest
+            shape.append(part * size)
+            room //= part
         self.shape = tuple(reversed(shape))
-        self._converts = spec.dtype != spec.result_dtype
+        self._copies = copy or spec.dtype != spec.result_dtype
 
     def __len__(self) -> int:
         return prod(-(-extent // size) for extent, size in zip(self._extents, self.shape, strict=True))
@@ -131,13 +145,13 @@ class Blocking:
     @cached_property
     def halo_size(self) -> tuple[int, ...]:
         """Input positions beneath the largest block, along each axis."""
-        return halo_size(self.spec, self.shape[2:])
+        return self._read_by(self.shape[2:])
 
     @property
     def halo_elements(self) -> int:
         """Elements of the buffer that :meth:`load` needs; 0 if every block lies inside the input."""
         spec = self.spec
-        if not any(before > 0 or after > 0 for before, after in spec.padding) and not self._converts:
+        if not self._leaves_input() and not self._copies:
             return 0
         return prod(self.shape[:2]) * (spec.in_channels // spec.groups) * prod(self.halo_size)
 
@@ -148,21 +162,30 @@ class Blocking:
         ----------
         x : array, shape (N, G, C/g, *input_size)
         buffer : array of ``halo_elements``, of the result's dtype
-            Used if the block leaves the input or needs converting; else a view of ``x`` is returned.
+            Used if the block leaves the input or is to be copied or converted; else a view of ``x`` is returned.
         """
         halo = block.halo
         region = x[halo.region]
-        if not halo.padded and not self._converts:
+        if not halo.padded and not self._copies:
             return region
         padded = ns.reshape(buffer[: prod(halo.shape)], halo.shape)
         for margin in halo.margins:
             padded[margin] = 0
-        padded[halo.inside] = ns.cast(region, self.spec.result_dtype) if self._converts else region
+        padded[halo.inside] = ns.cast(region, self.spec.result_dtype)
         return padded
+
+    def _leaves_input(self) -> bool:
+        """May a block read beyond the input?"""
+        return any(before > 0 or after > 0 for before, after in self.spec.padding)
+
+    def _read_by(self, outputs: Sequence[int]) -> tuple[int, ...]:
+        """Return the input positions that ``outputs`` consecutive outputs read, along each axis."""
+        axes = zip(outputs, self.spec.stride, self.spec.kernel_size, self.spec.dilation, strict=True)
+        return tuple((p - 1) * s + (k - 1) * d + 1 for p, s, k, d in axes)
 
     def _halo(self, images: slice, groups: slice, outputs: tuple[slice, ...]) -> Halo:
         spec, everything = self.spec, slice(None)
-        region, inside, extents = [], [], halo_size(spec, [r.stop - r.start for r in outputs])
+        region, inside, extents = [], [], self._read_by([r.stop - r.start for r in outputs])
         for axis, (part, extent) in enumerate(zip(outputs, extents, strict=True)):
             first = part.start * spec.stride[axis] - spec.padding[axis][0]
             low = min(max(first, 0), spec.input_size[axis])
@@ -183,14 +206,6 @@ class Blocking:
             margins=tuple(margins),
             shape=(*lead, *extents),
         )
-
-
-def halo_size(spec: ConvSpec, outputs: Sequence[int]) -> tuple[int, ...]:
-    """Return the input positions that ``outputs`` consecutive outputs read, along each axis."""
-    return tuple(
-        (p - 1) * s + (k - 1) * d + 1
-        for p, s, k, d in zip(outputs, spec.stride, spec.kernel_size, spec.dilation, strict=True)
-    )
 
 
 def flipped(ns: Namespace, spec: ConvSpec, w: Array) -> Array:
@@ -244,19 +259,23 @@ class Blocked(ABC):
         self._channels = spec.in_channels // spec.groups
         self._outputs = spec.out_channels // spec.groups
         self._lanes = min(threads, max(1, len(blocking)))
-        sizes = (blocking.halo_elements, *buffers)
-        self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.result_dtype) for size in sizes], self._lanes)
-        self.workspace_bytes = self._lanes * sum(sizes) * DTYPES[spec.result_dtype]
+        self._buffers = (blocking.halo_elements, *buffers)
+        self._scratch = ScratchPool(self._new_scratch, self._lanes)
+        self.workspace_bytes = self._lanes * sum(self._buffers) * DTYPES[spec.result_dtype]
         copied = spec.flip or spec.dtype != spec.result_dtype  # else prepared weights are views of w
         self.prepared_bytes = prod(spec.weight_shape) * DTYPES[spec.result_dtype] if copied else 0
         self.flops = spec.flops
+
+    def _new_scratch(self) -> list[Any]:
+        """Return what one thread works in: the halo's buffer first."""
+        return [self._ns.empty((size,), self._spec.result_dtype) for size in self._buffers]
 
     @abstractmethod
     def prepare(self, w: Array) -> tuple[Any, int | None]:
         """See :class:`convbench.backend.Algorithm`."""
 
     @abstractmethod
-    def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:
+    def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Any]) -> None:
         """Write the block's outputs, without bias, from its padded input (n, g, C/g, *halo) into y (n, g, O/g, …)."""
 
     def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
@@ -278,6 +297,19 @@ class Blocked(ABC):
         with ns.gemm_threads(1 if len(self._blocking) > 1 else self._threads):
             parallel(fill, self._blocking, self._threads)
         return None
+
+
+def matmul_into(ns: Namespace, a: Array, b: Array, y: Array, buffer: Array) -> None:
+    """Write a · b, as many elements in the same order, into ``y``; through ``buffer`` where y's do not join up."""
+    shape = (*y.shape[: b.ndim - 2], a.shape[-2], b.shape[-1])
+    try:
+        joined = ns.reshape(y, shape, copy=False)
+    except ValueError:
+        product = ns.reshape(buffer[: prod(shape)], shape)
+        ns.matmul(a, b, product)
+        y[...] = ns.reshape(product, y.shape)
+    else:
+        ns.matmul(a, b, joined)
 
 
 class ScratchPool:

@@ -41,7 +41,7 @@ class AxisLowering:
     @property
     def subgrids(self) -> int:
         """Interleaved subgrids that hold an output."""
-        return min(self._grid_step, self.outputs)
+        return min(self.grid_step, self.outputs)
 
     @property
     def lowered_kernel(self) -> int:
@@ -51,7 +51,7 @@ class AxisLowering:
     @property
     def lowered_outputs(self) -> int:
         """Outputs of the longest subgrid."""
-        return -(-self.outputs // self._grid_step)
+        return -(-self.outputs // self.grid_step)
 
     @property
     def length(self) -> int:
@@ -108,22 +108,23 @@ class AxisLowering:
 
     def positions(self, subgrid: int) -> slice:
         """Return the outputs of a subgrid."""
-        return slice(subgrid, None, self._grid_step)
+        return slice(subgrid, None, self.grid_step)
 
     def position_count(self, subgrid: int) -> int:
         """Number of outputs of a subgrid."""
-        return -(-(self.outputs - subgrid) // self._grid_step)
+        return -(-(self.outputs - subgrid) // self.grid_step)
 
     @property
     def _phase_step(self) -> int:
         return self.stride // gcd(self.stride, self.dilation)
 
     @property
-    def _grid_step(self) -> int:
+    def grid_step(self) -> int:
+        """Distance of neighbouring outputs of a subgrid."""
         return self.dilation // gcd(self.stride, self.dilation)
 
     def _line(self, phase: int, subgrid: int) -> tuple[int, int]:
-        return self.stride * self._grid_step, self.stride * subgrid + phase * self.dilation - self.before
+        return self.stride * self.grid_step, self.stride * subgrid + phase * self.dilation - self.before
 
     def _inside(self, phase: int, subgrid: int) -> tuple[int, int]:
         """Return the range of samples of a component on a subgrid that lie inside the input."""

@@ -1,0 +1,124 @@
+"""Overlap-save: the FFT on tiles, of a size chosen by cost.
+
+A tile of t samples along each axis gives the t − r + 1 outputs that no wrapped sample reaches (Oppenheim and Schafer,
+*Discrete-Time Signal Processing*, section 8.7.3). Against one transform of the whole input: tiles stay in cache,
+log t is smaller, an error stays in its tile, and over several channels the products are one complex matrix product a
+frequency (Mathieu, Henaff and LeCun 2013; Zlateski, Jia, Li and Durand 2018).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil, log2, prod
+
+from convbench.algorithms.lowering import Lowering
+from convbench.algorithms.tiling import Scratch, TileCost, Tiled, Tiling, cheapest_tiling, lowered_taps
+from convbench.arrays import Array, Namespace
+from convbench.spec import ConvSpec
+from convbench.transforms import TransformPair, complex_of, spectrum_shape
+
+__all__ = ["TiledFFT", "choose_tiling", "overlap"]
+
+#: Products of small primes, in steps of about a tenth: from 40 on multiples of 8 (see fftw_transforms).
+_SIZES: tuple[int, ...] = (4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36)
+_SIZES += tuple(
+    step * 2**power for power in range(2, 18) for step in (10, 11, 12, 13, 14, 16, 18) if step % 2 == 0 or power > 2
+)
+_CACHE_POINTS = 2**17  # of a tile; transforms of larger ones leave the L2 cache
+
+
+def _choices(taps: int, outputs: int) -> tuple[int, ...]:
+    """Return outputs of a tile: those of good sizes, up to the one that holds all; a single tap needs no transform."""
+    if taps == 1:
+        return (1,)
+    sizes = [t for t in _SIZES if t >= 2 * taps - 1 or t >= outputs + taps - 1] or [_SIZES[-1]]
+    whole = next((i for i, t in enumerate(sizes) if t >= outputs + taps - 1), len(sizes) - 1)
+    return tuple(t - taps + 1 for t in sizes[: whole + 1])
+
+
+def _cost(spec: ConvSpec) -> TileCost:
+    wide = spec.itemsize / 4
+
+    def transform_ns(tiling: Tiling) -> float:
+        points = prod(tiling.size)
+        slow = 1.0 if points <= _CACHE_POINTS else 1.4
+        return wide * slow * 0.06 * 2.5 * points * log2(points + 1)
+
+    return TileCost(
+        transform_ns=transform_ns,
+        frequencies=lambda tiling: prod(spectrum_shape((), tiling.size)),
+        mac_ns=0.1 * wide,
+        weight_bytes=2 * spec.itemsize,
+        move_ns=0.5 * wide,
+    )
+
+
+@lru_cache(maxsize=256)
+def choose_tiling(spec: ConvSpec) -> Tiling:
+    """Return the tiles that should take the least time."""
+    axes = zip(lowered_taps(spec), Lowering(spec).axes, strict=True)
+    return cheapest_tiling(spec, [_choices(taps, axis.lowered_outputs) for taps, axis in axes], _cost(spec))
+
+
+def overlap(tiling: Tiling) -> int:
+    """Return the number of tiles that a sample lies in at most."""
+    return prod(ceil(t / m) for t, m in zip(tiling.size, tiling.outputs, strict=True))
+
+
+class TiledFFT(Tiled):
+    """Overlap-save in 1 to 3 axes.
+
+    O(t log t · (C + O) + t · C · O) a tile of t points; a NaN or infinity spoils its tile.
+    """
+
+    tiling_of = staticmethod(choose_tiling)
+
+    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
+        super().__init__(ns, spec, threads, self.tiling_of(spec), _cost(spec))
+        with self._scratch.borrow():
+            pass  # planned now, so that planning is timed as planning
+
+    @property
+    def _value_dtype(self) -> str:
+        return complex_of(self._spec.dtype)
+
+    def _scratch_bytes(self) -> int:
+        lanes = self._lanes_in if self._single else self._lanes_in + self._lanes_out
+        return lanes * (prod(self._tiling.size) * self._spec.itemsize + self._frequencies * 2 * self._spec.itemsize)
+
+    def _make_scratch(self) -> Scratch:
+        ndim = self._spec.ndim
+
+        def pair(lanes: int) -> TransformPair:
+            return self._ns.transforms.pair(
+                (lanes,), self._tiling.size, self._spec.dtype, 1, batch_last=not self._single
+            )
+
+        def lanes_last(array: Array) -> Array:
+            return self._ns.xp.permute_dims(array, (*range(1, 1 + ndim), 0)) if self._single else array
+
+        there = pair(self._lanes_in)
+        back = there if self._single else pair(self._lanes_out)
+
+        def forward() -> Array:
+            there.forward()
+            return lanes_last(there.spectrum)
+
+        def inverse() -> Array:
+            back.inverse()
+            return lanes_last(back.real)
+
+        return Scratch(lanes_last(there.real), forward, lambda: lanes_last(back.spectrum), inverse)
+
+    def _transform_weights(self, taps: Array) -> Array:
+        """The conjugate spectrum, for correlation, with the 1/t of the inverse transform."""
+        ns, ndim, size = self._ns, self._spec.ndim, self._tiling.size
+        pair = self._ns.transforms.pair((taps.shape[-1],), size, self._spec.dtype, 1, batch_last=True)
+        pair.real[...] = 0
+        pair.real[(*(slice(0, r) for r in taps.shape[:ndim]), ...)] = taps
+        pair.forward()
+        return ns.xp.conj(ns.reshape(pair.spectrum, (self._frequencies, -1))) * (1 / prod(size))
+
+    def _transform_flops(self) -> float:
+        points = prod(self._tiling.size)
+        return 2.5 * points * log2(points + 1)

@@ -1,0 +1,335 @@
+"""Tiled transform methods: overlapping tiles of the input, a linear transform, one small product a frequency, and back.
+
+Winograd's minimal filtering and overlap-save by FFT are the same method with different transforms. Along an axis with
+r taps a tile of t = m + r − 1 samples gives m outputs; with Bᵀ, G and Aᵀ the transforms of samples, weights and
+products (for the FFT: F, conj F and the real part of F⁻¹),
+
+    y[o, tile] = Aᵀ ( Σ_c (G w[o, c]) ⊙ (Bᵀ x[c, tile]) ),
+
+and the sum over channels is, for each frequency by itself, a product of an (O × C) and a (C × tiles) matrix. Strides
+and dilations are lowered first (:mod:`~.lowering`): polyphase components are further channels, subgrids further tiles.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+from convbench.algorithms.blocking import Block, Blocked, Blocking
+from convbench.algorithms.lowering import Lowering
+from convbench.arrays import Array, Namespace
+from convbench.spec import ConvSpec
+
+__all__ = ["Scratch", "TileCost", "Tiled", "Tiling", "cheapest_tiling", "lowered_taps", "reach_of"]
+
+_CACHE_BYTES = 2**20  # samples, spectra and products of the tiles of a block
+_LEAST_TILES = 48  # in a block of several channels: narrower matrices keep BLAS waiting for weights
+_WEIGHTS_CHUNK_BYTES = 2**23  # of weights transformed at a time
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Outputs m and samples t = m + r − 1 of a tile along each axis of the lowered spec."""
+
+    outputs: tuple[int, ...]
+    size: tuple[int, ...]
+
+
+def lowered_taps(spec: ConvSpec) -> tuple[int, ...]:
+    """Return r along each axis: the taps of the longest polyphase component."""
+    return tuple(axis.lowered_kernel for axis in Lowering(spec).axes)
+
+
+def _channels(spec: ConvSpec) -> tuple[int, int]:
+    """Channels in, polyphase components counted, and out, of one group."""
+    return spec.in_channels // spec.groups * Lowering(spec).phases, spec.out_channels // spec.groups
+
+
+@dataclass(frozen=True)
+class TileCost:
+    """What tiles cost on one thread: measured on a Zen 4 core; only their ratios matter.
+
+    Attributes
+    ----------
+    transform_ns : callable
+        ``transform_ns(tiling)``: of one tile's samples or products, without moving them.
+    frequencies : callable
+        ``frequencies(tiling)``: values that are multiplied.
+    mac_ns : float
+        One multiply–add of a product.
+    weight_bytes : int
+        Of one transformed weight.
+    """
+
+    transform_ns: Callable[[Tiling], float]
+    frequencies: Callable[[Tiling], int]
+    mac_ns: float
+    weight_bytes: int
+    move_ns: float = 0.7  # a sample into its tile, or an output out of it
+    stream_ns_per_byte: float = 0.1  # transformed weights, once a block
+
+    def of(self, spec: ConvSpec, tiling: Tiling) -> float:
+        """Return the nanoseconds of a whole call."""
+        lowering, (channels, outputs) = Lowering(spec), _channels(spec)
+        extents = (axis.lowered_outputs for axis in lowering.axes)
+        tiles = spec.batch * lowering.subgrids * prod(-(-p // m) for p, m in zip(extents, tiling.outputs, strict=True))
+        moved = channels * prod(tiling.size) + outputs * prod(tiling.outputs)
+        macs = self.frequencies(tiling) * channels * outputs
+        tile = (channels + outputs) * self.transform_ns(tiling) + moved * self.move_ns + macs * self.mac_ns
+        blocks = max(1.0, tiles / tiles_of_a_block(spec, tiling, self))
+        return spec.groups * (tiles * tile + blocks * macs * self.weight_bytes * self.stream_ns_per_byte)
+
+    def bytes_of_tile(self, spec: ConvSpec, tiling: Tiling) -> int:
+        """Return the bytes touched for one tile of a group: samples and products, before and after transforming."""
+        channels, outputs = _channels(spec)
+        frequencies = self.frequencies(tiling) * self.weight_bytes
+        return (channels + outputs) * (prod(tiling.size) * spec.itemsize + frequencies) // 2 * 2
+
+
+def tiles_of_a_block(spec: ConvSpec, tiling: Tiling, cost: TileCost) -> int:
+    """Return how many tiles stay in cache, or make matrices wide enough for BLAS."""
+    least = _LEAST_TILES if prod(_channels(spec)) > 1 else 1
+    return max(least, _CACHE_BYTES // cost.bytes_of_tile(spec, tiling))
+
+
+def cheapest_tiling(spec: ConvSpec, choices: Sequence[Sequence[int]], cost: TileCost) -> Tiling:
+    """Return the tiling of least cost, by coordinate descent over the outputs of a tile along each axis.
+
+    Parameters
+    ----------
+    choices : sequence of sequence of int
+        For each axis the outputs m to choose from, ascending.
+    """
+    taps = lowered_taps(spec)
+
+    def tiling(outputs: Sequence[int]) -> Tiling:
+        return Tiling(tuple(outputs), tuple(m + r - 1 for m, r in zip(outputs, taps, strict=True)))
+
+    def key(outputs: Sequence[int]) -> float:
+        return cost.of(spec, tiling(outputs))
+
+    starts = (tuple(c[len(c) * part // 8] for c in choices) for part in (0, 2, 4, 6, 7))
+    best = min(starts, key=key)
+    while True:
+        before = best
+        for axis, options in enumerate(choices):
+            best = min((best, *((*best[:axis], m, *best[axis + 1 :]) for m in options)), key=key)
+        if best == before:
+            return tiling(best)
+
+
+def reach_of(spec: ConvSpec, tiling: Tiling) -> tuple[int, ...]:
+    """Return how far beyond an output's window its tile may extend, along each axis, in samples."""
+    axes = zip(Lowering(spec).axes, tiling.outputs, strict=True)
+    return tuple((m - (axis.phases == 1)) * axis.stride * axis.grid_step for axis, m in axes)
+
+
+class _TileBlocking(Blocking):
+    """Blocks of whole tiles, which may reach beyond the outputs: what they read there is zero or unused."""
+
+    def __init__(self, spec: ConvSpec, tiling: Tiling, bytes_of_tile: int, budget_bytes: int, threads: int) -> None:
+        self.tiling, self._lowering = tiling, Lowering(spec)
+        steps = (axis.grid_step for axis in self._lowering.axes)
+        cell = [m * step for m, step in zip(tiling.outputs, steps, strict=True)]
+        super().__init__(spec, bytes_of_tile * self._lowering.subgrids, budget_bytes, threads, cell)
+
+    def tiles(self, outputs: Sequence[int]) -> tuple[int, ...]:
+        """Return the tiles along each axis that cover so many outputs, of every subgrid."""
+        axes = zip(outputs, self.tiling.outputs, self._lowering.axes, strict=True)
+        return tuple(-(-p // (m * axis.grid_step)) for p, m, axis in axes)
+
+    def _leaves_input(self) -> bool:
+        """Whole tiles do so unless they happen to fit."""
+        return True
+
+    def _read_by(self, outputs: Sequence[int]) -> tuple[int, ...]:
+        axes = zip(self._lowering.axes, self.tiles(outputs), self.tiling.outputs, self.tiling.size, strict=True)
+        return tuple(
+            (axis.grid_step - 1) * axis.stride
+            + (axis.phases - 1) * axis.dilation
+            + ((tiles - 1) * m + size - 1) * axis.stride * axis.grid_step
+            + 1
+            for axis, tiles, m, size in axes
+        )
+
+
+@dataclass
+class Scratch:
+    """What one thread transforms tiles in, frequencies first: indices (*t, lane), a lane being (group, channel, tile).
+
+    Attributes
+    ----------
+    samples : array, shape (*size, lanes in)
+        To be filled.
+    forward : callable
+        Returns Bᵀ x: (frequencies, lanes in).
+    products : callable
+        Returns where the products go: (frequencies, lanes out); the same array as ``forward`` gave where one channel
+        meets one.
+    inverse : callable
+        Returns Aᵀ of them, at least (*outputs, lanes out).
+    """
+
+    samples: Array
+    forward: Callable[[], Array]
+    products: Callable[[], Array]
+    inverse: Callable[[], Array]
+
+
+class Tiled(Blocked):
+    """A tiled transform method; subclasses bring the transforms. Any stride, dilation, groups and zero padding.
+
+    Workspace: for each thread a block's halo, samples, spectra and products.
+    """
+
+    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, tiling: Tiling, cost: TileCost) -> None:
+        self._lowering, self._tiling = Lowering(spec), tiling
+        tile_bytes = cost.bytes_of_tile(spec, tiling)
+        budget = tile_bytes * tiles_of_a_block(spec, tiling, cost)
+        blocking = _TileBlocking(spec, tiling, tile_bytes, budget, threads)
+        super().__init__(ns, spec, threads, blocking)
+        self._tile_counts = blocking.tiles
+        self._inputs = self._channels * self._lowering.phases
+        self._single = self._inputs == self._outputs == 1
+        lead = blocking.shape[0] * self._lowering.subgrids * prod(blocking.tiles(blocking.shape[2:]))
+        self._lanes_in = blocking.shape[1] * self._inputs * lead
+        self._lanes_out = blocking.shape[1] * self._outputs * lead
+        self._frequencies = cost.frequencies(tiling)
+        self.prepared_bytes = self._frequencies * spec.out_channels * self._inputs * cost.weight_bytes
+        self.workspace_bytes += self._lanes * self._scratch_bytes()
+        self.flops = self._count_flops()
+
+    @abstractmethod
+    def _scratch_bytes(self) -> int:
+        """Bytes of one :class:`Scratch`."""
+
+    @abstractmethod
+    def _make_scratch(self) -> Scratch:
+        """Return buffers for ``_lanes_in`` and ``_lanes_out`` lanes."""
+
+    @abstractmethod
+    def _transform_flops(self) -> float:
+        """FLOPs of transforming one lane of samples, or one of products."""
+
+    @abstractmethod
+    def _transform_weights(self, taps: Array) -> Array:
+        """Return G w, shape (frequencies, lanes), of taps (*r, lanes)."""
+
+    def _new_scratch(self) -> list[Any]:
+        return [*super()._new_scratch(), self._make_scratch()]
+
+    def prepare(self, w: Array) -> tuple[Any, None]:
+        """Return the transformed weights: (frequencies, G, O/g, C'), a chunk of output channels at a time."""
+        ns, spec = self._ns, self._spec
+        shape = (self._frequencies, spec.out_channels, self._inputs)
+        if self._single:  # multiplied frequency by frequency, so those of a channel are neighbours
+            kept = ns.xp.permute_dims(ns.empty((*shape[1:], shape[0]), self._value_dtype), (2, 0, 1))
+        else:
+            kept = ns.empty(shape, self._value_dtype)
+        step = max(1, _WEIGHTS_CHUNK_BYTES // (prod(self._tiling.size) * self._inputs * 16))
+        for first in range(0, spec.out_channels, step):
+            last = min(first + step, spec.out_channels)
+            part = self._transform_weights(self._lowered_weights(w[first:last, ...]))
+            kept[:, first:last, :] = ns.reshape(part, (self._frequencies, -1, self._inputs))
+        return ns.reshape(kept, (self._frequencies, spec.groups, self._outputs, self._inputs)), None
+
+    def _lowered_weights(self, w: Array) -> Array:
+        """Return the taps of every polyphase component, zeros behind the shorter: (*r, lanes (o, c, phase))."""
+        ns, spec, axes = self._ns, self._spec, self._lowering.axes
+        w = ns.xp.flip(w, axis=tuple(range(-spec.ndim, 0))) if spec.flip else w
+        shape = (*(axis.lowered_kernel for axis in axes), w.shape[0], self._channels, self._lowering.phases)
+        lowered = ns.xp.zeros(shape, dtype=w.dtype)
+        for number, phase in self._lowering.each_phase():
+            taps = w[(..., *(axis.taps(r) for axis, r in zip(axes, phase, strict=True)))]
+            place = (*(slice(0, axis.tap_count(r)) for axis, r in zip(axes, phase, strict=True)), ..., number)
+            lowered[place] = ns.xp.permute_dims(taps, (*range(2, 2 + spec.ndim), 0, 1))
+        return ns.reshape(lowered, (*shape[: spec.ndim], -1))
+
+    def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Any]) -> None:
+        (scratch,) = buffers
+        lead = (block.lead[0], self._lowering.subgrids, *self._tile_counts(block.output_size))
+        self._gather(halo, _lanes(self._ns, scratch.samples, self._spec.ndim, self._split(block, self._inputs, lead)))
+        samples = scratch.forward()
+        self._multiply(samples, weights[:, block.groups, ...], scratch.products(), block, prod(lead))
+        products = scratch.inverse()
+        self._scatter(_lanes(self._ns, products, self._spec.ndim, self._split(block, self._outputs, lead)), y)
+
+    def _split(self, block: Block, channels: int, lead: tuple[int, ...]) -> tuple[int, ...]:
+        return (block.lead[1], channels, *lead)
+
+    def _gather(self, halo: Array, samples: Array) -> None:
+        """Copy overlapping tiles of the halo (n, g, C/g, *space) into samples (*t, g, C', n, subgrid, *tiles)."""
+        ns, ndim, axes = self._ns, self._spec.ndim, self._lowering.axes
+        steps = [axis.stride * axis.grid_step for axis in axes]
+        moves = [m * step for m, step in zip(self._tiling.outputs, steps, strict=True)]
+        order = (*range(3, 3 + ndim), 1, 2, 0, *range(3 + ndim, 3 + 2 * ndim))
+        for number, phase in self._lowering.each_phase():
+            for grid, subgrid in self._lowering.each_subgrid():
+                starts = (a.stride * i + r * a.dilation for a, r, i in zip(axes, phase, subgrid, strict=True))
+                source = halo[(..., *(slice(start, None) for start in starts))]
+                windows = ns.windows(source, self._tiling.size, moves, steps, samples.shape[-ndim:])
+                channels = slice(number, None, self._lowering.phases)
+                target = samples[(*(slice(None),) * (1 + ndim), channels, slice(None), grid, ...)]
+                target[...] = ns.xp.permute_dims(windows, order)
+
+    def _scatter(self, products: Array, y: Array) -> None:
+        """Copy outputs (*m, g, O/g, n, subgrid, *tiles) to y (n, g, O/g, *space), what lies beyond y left out."""
+        ns, ndim, axes = self._ns, self._spec.ndim, self._lowering.axes
+        outputs, tiles = self._tiling.outputs, products.shape[-ndim:]
+        everything = (slice(None),) * 3
+        for grid, subgrid in self._lowering.each_subgrid():
+            part = y[(..., *(axis.positions(i) for axis, i in zip(axes, subgrid, strict=True)))]
+            if 0 in part.shape:
+                continue
+            extents = part.shape[-ndim:]
+            if prod(outputs) <= prod(tiles):  # few outputs a tile: one of them in every tile at a time
+                for offset in product(*(range(min(m, p)) for m, p in zip(outputs, extents, strict=True))):
+                    target = part[(..., *(slice(a, None, m) for a, m in zip(offset, outputs, strict=True)))]
+                    source = products[(*offset, *everything, grid, *map(slice, target.shape[-ndim:]))]
+                    target[...] = ns.xp.permute_dims(source, (2, 0, 1, *range(3, 3 + ndim)))
+            else:
+                for tile in product(*map(range, tiles)):
+                    ranges = [range(i * m, min((i + 1) * m, p)) for i, m, p in zip(tile, outputs, extents, strict=True)]
+                    inner = tuple(slice(0, len(r)) for r in ranges)
+                    source = products[(*inner, *everything, grid, *tile)]
+                    target = part[(..., *(slice(r.start, r.stop) for r in ranges))]
+                    target[...] = ns.xp.permute_dims(source, (ndim + 2, ndim, ndim + 1, *range(ndim)))
+
+    def _multiply(self, samples: Array, weights: Array, products: Array, block: Block, tiles: int) -> None:
+        """Σ_c of the products, for each frequency and group: (f, g, O/g, C') · (f, g, C', tiles)."""
+        ns, (_, groups) = self._ns, block.lead
+        used_in, used_out = groups * self._inputs * tiles, groups * self._outputs * tiles
+        if self._single:
+            values = _lanes(ns, samples, samples.ndim - 1, (groups, tiles))
+            values *= ns.reshape(weights, (*samples.shape[:-1], groups, 1))
+            return
+        left = ns.reshape(samples, (self._frequencies, -1))[:, :used_in]
+        right = ns.reshape(products, (self._frequencies, -1))[:, :used_out]
+        left = ns.reshape(left, (self._frequencies, groups, self._inputs, tiles))
+        right = ns.reshape(right, (self._frequencies, groups, self._outputs, tiles))
+        ns.matmul(weights, left, right)
+
+    def _count_flops(self) -> int:
+        spec = self._spec
+        tiles = prod(self._tile_counts(spec.output_size)) * spec.batch * self._lowering.subgrids * spec.groups
+        transforms = self._transform_flops() * (self._inputs + self._outputs)
+        return round(tiles * (transforms + self._product_flops * self._frequencies * self._inputs * self._outputs))
+
+    @property
+    def _value_dtype(self) -> str:
+        """Of what is multiplied."""
+        return self._spec.dtype
+
+    @property
+    def _product_flops(self) -> int:
+        """Of one multiply–add."""
+        return 8 if "complex" in self._value_dtype else 2
+
+
+def _lanes(ns: Namespace, array: Array, lead: int, shape: Sequence[int]) -> Array:
+    """Return the first lanes of an array (*lead, lanes), split into ``shape``: a view."""
+    return ns.reshape(array[(*(slice(None),) * lead, slice(0, prod(shape)))], (*array.shape[:lead], *shape))
