@@ -40,6 +40,8 @@ class Namespace:
     windows : callable
         ``windows(x, kernel_size, stride, dilation, output_size)``: from (..., *space) the array
         (..., *kernel, *output) of samples under the kernel, a view where the library has strides.
+    add, multiply : callable
+        ``add(a, b, out)``, ``multiply(a, b, out)``, with the usual broadcasting.
     multiply_add : callable
         ``multiply_add(acc, a, b, scratch)``: acc += a·b with a product buffer of acc's shape.
     matmul : callable
@@ -59,6 +61,8 @@ class Namespace:
     synchronize: Callable[[], None]
     reshape: Callable[..., Array]
     windows: Callable[..., Array]
+    add: Callable[[Array, Array, Array], None]
+    multiply: Callable[[Array, Array, Array], None]
     multiply_add: Callable[[Array, Array, Array, Array], None]
     matmul: Callable[[Array, Array, Array], None]
     transforms: Transforms
@@ -117,6 +121,8 @@ def numpy_namespace(transforms: Transforms | None = None) -> Namespace:
         synchronize=lambda: None,
         reshape=np.ndarray.reshape,
         windows=windows,
+        add=lambda a, b, out: np.add(a, b, out=out),
+        multiply=lambda a, b, out: np.multiply(a, b, out=out),
         multiply_add=multiply_add,
         matmul=lambda a, b, out: np.matmul(a, b, out=out),
         transforms=transforms or standard_transforms(np),
@@ -147,11 +153,23 @@ def standard_namespace(xp: Any) -> Namespace:
         stacked = xp.stack(taps, axis=lead)
         return xp.reshape(stacked, (*x.shape[:lead], *kernel_size, *output_size))
 
+    def add(a: Array, b: Array, out: Array) -> None:
+        out[...] = a + b
+
+    def multiply(a: Array, b: Array, out: Array) -> None:
+        out[...] = a * b
+
     def multiply_add(acc: Array, a: Array, b: Array, scratch: Array) -> None:
         acc[...] = acc + a * b
 
     def matmul(a: Array, b: Array, out: Array) -> None:
         out[...] = xp.matmul(a, b)
+
+    def reshape(x: Array, shape: tuple[int, ...], copy: bool | None = None) -> Array:
+        try:
+            return xp.reshape(x, shape, copy=copy)
+        except AttributeError as error:  # array-api-strict's, where the standard has ValueError
+            raise ValueError(str(error)) from error
 
     return Namespace(
         name=xp.__name__,
@@ -159,8 +177,10 @@ def standard_namespace(xp: Any) -> Namespace:
         from_host=xp.asarray,
         to_host=np.asarray,
         synchronize=lambda: None,
-        reshape=xp.reshape,
+        reshape=reshape,
         windows=windows,
+        add=add,
+        multiply=multiply,
         multiply_add=multiply_add,
         matmul=matmul,
         transforms=standard_transforms(xp),

@@ -109,9 +109,7 @@ def winograd(
     )
 
 
-def fft(
-    spec: ConvSpec, points: int, reach: tuple[int, ...] | None = None, overlap: float = 1.0
-) -> ErrorBound:
+def fft(spec: ConvSpec, points: int, reach: tuple[int, ...] | None = None, overlap: float = 1.0) -> ErrorBound:
     """Three transforms of ``points`` points in all and one product a frequency.
 
     A transform's relative error in the 2-norm is at most η·log₂T, η = u + γ₄(√2 + u) ≈ 6.7u = 3.4 eps (theorem

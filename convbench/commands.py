@@ -6,20 +6,22 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 import convbench
 from convbench.bench.cases import Case, Suite, list_suites, load_suite
 from convbench.bench.environment import thread_note
 from convbench.bench.record import STATUSES
-from convbench.errors import MissingDependency, SpecError, UnknownBackend
+from convbench.errors import MissingDependency, SpecError, UnknownBackend, one_line
 from convbench.refusals import human_bytes
-from convbench.registry import all_backends, get_backend
+from convbench.registry import all_backends, backend_names, get_backend, implementation_of, what_is_missing
 from convbench.report import DEFAULT_BASELINE, matrix_specs, write_report
 from convbench.report.screen import Screen
 from convbench.report.text import Column, Grid, Row, human_number, human_seconds
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["cli"]
 
 _PROBLEMS_SHOWN = 10
+_ROWS_SHOWN = 200  # of the full comparison, on a terminal
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -66,7 +69,7 @@ class _Names(_Text):
 
 
 _SUITE = _Names("suite", lambda: list(list_suites()))
-_BACKEND = _Names("backend", lambda: list(all_backends()))
+_BACKEND = _Names("backend", backend_names)
 _FOLDER = click.Path(path_type=Path)
 
 
@@ -145,6 +148,8 @@ def cli(context: click.Context) -> None:
               help="Skip a pair if it needs more.")  # fmt: skip
 @click.option("--out", type=_FOLDER, default="results", show_default=True, metavar="DIR",
               help="A folder for this run is made in it.")  # fmt: skip
+@click.option("--accuracy", is_flag=True,
+              help="Errors and their bounds instead of times, on x=range too.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress and no rows as they come.")
 def run(
     suites: tuple[str, ...],
@@ -158,6 +163,7 @@ def run(
     time_limit: float,
     memory_limit: int,
     out: Path,
+    accuracy: bool,
     quiet: bool,
 ) -> int:
     """Verify and time backends, and compare them.
@@ -165,10 +171,17 @@ def run(
     Every backend runs every case of the SUITEs. SUITE is the name of a built-in suite ('convbench list suites') or a
     text file with one case a line. Without any, kernel-size is run: about two minutes on two cores. Tables and plots
     go to a new folder under --out.
+
+    With --accuracy every pair is verified by one call and nothing is timed; each case on noise is repeated with
+    x=range, data of high dynamic range. The suite is then accuracy unless others are named.
     """
     from convbench.bench.run import Options, new_run_folder
 
-    chosen = _chosen_suites(suites, lines)
+    if accuracy:
+        _refuse_timing_options()
+    chosen = _chosen_suites(suites, lines, default="accuracy" if accuracy else "kernel-size")
+    if accuracy:
+        chosen = [replace(suite, cases=_with_range(suite.cases), tables=()) for suite in chosen]
     cases = _chosen_cases(chosen, pattern)
     names = _chosen_backends(backends)
     if baseline is not None and get_backend(baseline).name not in names:
@@ -179,9 +192,11 @@ def run(
         time_limit_s=time_limit,
         memory_limit_bytes=memory_limit,
         budget_s=budget or sum(suite.budget_s for suite in chosen),
+        timed=not accuracy,
     )
     specs = [case.spec for suite in chosen if "matrix" in suite.tables for case in suite.cases if case in cases]
-    folder = new_run_folder(out, "+".join(suite.name for suite in chosen))
+    label = "+".join(suite.name for suite in chosen)
+    folder = new_run_folder(out, f"{label}-accuracy" if accuracy and "accuracy" not in label else label)
     screen = Screen()
     with _removed_if_empty(folder):
         if not quiet:
@@ -196,12 +211,31 @@ def run(
     return int(any(STATUSES.get(status, True) for status in statuses))
 
 
-def _chosen_suites(names: Sequence[str], lines: Sequence[str]) -> list[Suite]:
+def _refuse_timing_options() -> None:
+    context = click.get_current_context()
+    for name in ("passes", "baseline"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            rule = "says how to time, and --accuracy times nothing; leave out one of the two"
+            raise SpecError(f"--{name}", context.params[name], rule)
+
+
+def _with_range(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """Follow each case on noise by the same on data of high dynamic range, where the dtype has room for it."""
+    both: dict[Case, None] = {}
+    for case in cases:
+        both[case] = None
+        if case.x == "noise":
+            with suppress(SpecError):  # integers have no such data
+                both[replace(case, x="range")] = None
+    return tuple(both)
+
+
+def _chosen_suites(names: Sequence[str], lines: Sequence[str], default: str) -> list[Suite]:
     if names and lines:
         raise SpecError("--spec", lines[0], f"stands instead of suites; leave out {' '.join(names)}")
     if lines:
         return [Suite("spec", "given on the command line", tuple(Case.parse(line) for line in lines))]
-    return [load_suite(name) for name in names or ("kernel-size",)]
+    return [load_suite(name) for name in names or (default,)]
 
 
 def _chosen_cases(suites: Sequence[Suite], pattern: str | None) -> list[Case]:
@@ -216,12 +250,13 @@ def _chosen_cases(suites: Sequence[Suite], pattern: str | None) -> list[Case]:
 
 def _has_token(case: Case, glob: str) -> bool:
     tokens = [*str(case.spec).split(), f"x={case.x}", f"w={case.w}", f"seed={case.seed}"]
+    tokens += [f"group={case.group}", f"count={case.weight}"]
     return any(fnmatchcase(token, glob) for token in tokens)
 
 
 def _chosen_backends(patterns: str | None) -> list[str]:
     """Names that match, in the registry's order; a name without wildcards must exist."""
-    known = list(all_backends())
+    known = backend_names()
     if patterns is None:
         return known
     chosen: set[str] = set()
@@ -236,11 +271,11 @@ def _chosen_backends(patterns: str | None) -> list[str]:
 
 
 def _announce(screen: Screen, suites: Sequence[Suite], cases: int, names: Sequence[str], options: Options) -> None:
-    missing = {name: backend.unavailable() for name, backend in all_backends().items() if name in names}
+    missing = {name: what_is_missing(get_backend(name)) for name in names}
     usable = [name for name in names if missing[name] is None]
     title = "; ".join(dict.fromkeys(suite.title for suite in suites))
     screen.say(f"{title} ({cases} case{'s' * (cases > 1)})", "bold")
-    passes = f"{options.passes} pass{'es' * (options.passes > 1)}"
+    passes = f"{options.passes} pass{'es' * (options.passes > 1)}" if options.timed else "verified, not timed"
     screen.say(f"backends: {', '.join(usable) or 'none'} · {passes} · {options.budget_s:g} s at most")
     for name, reason in missing.items():
         if reason is not None:
@@ -264,7 +299,7 @@ def _measure(
     from convbench.report.live import Live
 
     with screen.progress(options.budget_s or float("inf"), quiet) as bar:
-        live = Live(screen, bar, [str(case) for case in cases], backends or list(all_backends()), folder, quiet)
+        live = Live(screen, bar, [str(case) for case in cases], backends or backend_names(), folder, quiet)
         try:
             run_cases(cases, backends, options, folder, live)
         except KeyboardInterrupt:
@@ -295,14 +330,21 @@ def _conclude(screen: Screen, folder: Path, baseline: str, specs: Sequence[ConvS
 
 
 def _show_results(screen: Screen, records: pd.DataFrame, baseline: str, specs: Sequence[ConvSpec]) -> None:
-    from convbench.report import tables
+    from convbench.report import accuracy, tables
 
+    if accuracy.is_untimed(records):
+        _show_accuracy(screen, records)
+        return
     table = tables.figures(records, baseline)
     layout = tables.layout_of_table(table)
     screen.title("Results")
-    for name, text in tables.LEGEND.items():
-        screen.say(f"{name}: {text.format(baseline=baseline)}", "dim")
-    screen.grid(tables.comparison(table))
+    comparison = tables.comparison(table)
+    if screen.live and len(comparison.rows) > _ROWS_SHOWN:
+        screen.say(f"{len(comparison.rows)} rows, too many for a terminal: see table.md; what they come to:", "dim")
+    else:
+        for name, text in tables.LEGEND.items():
+            screen.say(f"{name}: {text.format(baseline=baseline)}", "dim")
+        screen.grid(comparison)
     for spec in specs:
         _show_matrix(screen, spec)
     summary = tables.overview(table)
@@ -312,11 +354,36 @@ def _show_results(screen: Screen, records: pd.DataFrame, baseline: str, specs: S
             screen.grid(part)
     if summary.grids:
         screen.say(f"* {tables.MARK}" + (f" · all cases: {layout.common}" if layout.common else ""), "dim")
+    for section in summary.further:
+        if not section.wide:
+            screen.title(section.title)
+            screen.grid(section.grid)
+            screen.say(section.legend, "dim")
     if note := thread_note(records.attrs.get("environment", {})):
         screen.say(note, "yellow")
-    for note in summary.notes:
+    _show_notes(screen, summary.notes, tables.problems(table))
+
+
+def _show_accuracy(screen: Screen, records: pd.DataFrame) -> None:
+    from convbench.bench.statistics import summarise
+    from convbench.report import accuracy, tables
+
+    table = summarise(records)
+    summary = accuracy.overview(table)
+    screen.title("Accuracy")
+    for name, text in accuracy.LEGEND.items():
+        screen.say(f"{name}: {text}", "dim")
+    for title, grid in summary.grids.items():
+        screen.title(title)
+        for part in grid.split(screen.width):
+            screen.grid(part)
+    screen.say()
+    _show_notes(screen, summary.notes, tables.problems(table))
+
+
+def _show_notes(screen: Screen, notes: Sequence[str], problems: Sequence[str]) -> None:
+    for note in notes:
         screen.say(f"- {note}")
-    problems = tables.problems(table)
     for problem in problems[:_PROBLEMS_SHOWN]:
         screen.say(problem, "red")
     if len(problems) > _PROBLEMS_SHOWN:
@@ -337,17 +404,26 @@ def _show_matrix(screen: Screen, spec: ConvSpec) -> None:
 @click.argument("folder", metavar="RUN", type=_FOLDER)
 @click.option("--baseline", metavar="NAME", help=f"Of speed-ups; default: {DEFAULT_BASELINE}.")
 def report(folder: Path, baseline: str | None) -> None:
-    """Print and write a run's tables and plots again.
+    """Print and write a run's tables, plots and page.
 
-    RUN is its folder under results/; everything is made from the records in it.
+    RUN is its folder under results/; everything is made from the records in it. It may also be a file that 'pytest
+    suites --benchmark-json=FILE.json' has written: tables, plots and page then go to FILE-report beside it.
     """
-    from convbench.bench.record import read
+    from convbench.bench.pytest_json import convert
+    from convbench.bench.record import RECORDS_FILE, read
 
+    screen = Screen()
+    if folder.suffix == ".json" and folder.is_file():
+        folder = convert(folder)
+        screen.note("pytest-benchmark keeps nothing of skipped tests: pairs that were refused are missing")
+    elif folder.is_file() and folder.name != RECORDS_FILE:
+        rule = f"must be a run's folder, the {RECORDS_FILE} in it, or a FILE.json of pytest-benchmark"
+        raise SpecError("RUN", str(folder), rule)
     names = list(dict.fromkeys(record.backend for record in read(folder)))
     if baseline is not None and baseline not in names:
         raise SpecError("--baseline", baseline, f"must be one of the backends of this run: {', '.join(names)}")
     folder = folder if folder.is_dir() else folder.parent
-    _conclude(Screen(), folder, baseline or DEFAULT_BASELINE, matrix_specs(folder))
+    _conclude(screen, folder, baseline or DEFAULT_BASELINE, matrix_specs(folder))
 
 
 # -- check ------------------------------------------------------------------------------------------
@@ -386,7 +462,7 @@ def _check_one(screen: Screen, grid: Grid, backend: Backend, specs: int, seed: i
 
     from convbench.checks import check_backend
 
-    missing = backend.unavailable()
+    missing = _own_word(backend)
     if missing is not None:
         screen.row(grid, Row((backend.name,), sentence=f"unavailable: {missing}", style="dim"))
         return True
@@ -403,6 +479,15 @@ def _check_one(screen: Screen, grid: Grid, backend: Backend, specs: int, seed: i
     if len(failures) > shown:
         screen.say(f"  … and {len(failures) - shown} more failures", "red")
     return not failures
+
+
+def _own_word(backend: Backend) -> str | None:
+    """What is missing. One that cannot say is put through the battery, which names the rule."""
+    try:
+        missing = backend.unavailable()
+    except (Exception, SystemExit):
+        return None
+    return one_line(missing) if isinstance(missing, str) else None
 
 
 # -- explain ----------------------------------------------------------------------------------------
@@ -487,7 +572,7 @@ def _backends_grid() -> Grid:
     columns = ("backend", "kind", "device", "behind it")
     grid = Grid([Column(title, right=False) for title in columns])
     for name, backend in all_backends().items():
-        missing = backend.unavailable()
-        sentence = f"unavailable: {missing}" if missing else backend.implementation
+        missing = what_is_missing(backend)
+        sentence = implementation_of(backend) if missing is None else f"unavailable: {missing}"
         grid.rows.append(Row((name, backend.kind, backend.device), sentence, style="dim" if missing else ""))
     return grid

@@ -10,6 +10,7 @@ __all__ = [
     "UnknownBackend",
     "UnsupportedSpec",
     "UnsupportedWeights",
+    "one_line",
 ]
 
 
@@ -56,6 +57,18 @@ class UnknownBackend(ConvbenchError, LookupError):
 
 class MissingDependency(ConvbenchError, ImportError):
     """A feature (not a backend) needs a library that is not installed."""
+
+
+def one_line(text: object) -> str:
+    r"""Return a message or an error's text on one line, whatever it is.
+
+    >>> one_line(ValueError("first\n  second"))
+    'first second'
+    """
+    try:
+        return " ".join(str(text).split())
+    except Exception as error:  # an error of a stranger's, with a __str__ that fails
+        return f"(its text cannot be shown: {type(error).__name__})"
 
 
 def _short(value: object, limit: int = 80) -> str:

@@ -93,7 +93,7 @@ def _parse_token(token: str) -> tuple[str, Any]:
         return "dtype", _SHORT.get(token, token)
     key, equals, value = token.partition("=")
     if equals:
-        if key in ("x", "w", "seed"):
+        if key in ("x", "w", "seed", "count"):
             raise SpecError("line", token, "is a data token: it belongs to a suite's case, not to a spec")
         if key not in _KEYS:
             raise SpecError("line", token, f"is not a token of the line format ({_KINDS})")

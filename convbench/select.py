@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from convbench import refusals
 from convbench.backend import Backend
-from convbench.errors import ConvbenchError, MissingDependency, SpecError, UnsupportedSpec
-from convbench.registry import all_backends, get_backend
+from convbench.errors import MissingDependency, SpecError, UnsupportedSpec, one_line
+from convbench.registry import all_backends, get_backend, refusal_of
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
 
@@ -93,13 +93,15 @@ def _explain_row(backend: Backend, spec: ConvSpec, threads: int) -> dict[str, An
     from convbench.bench.predict import expected_seconds
 
     row: dict[str, Any] = {"backend": backend.name, "kind": backend.kind, "willing": False}
-    reason = backend.why_not(spec) or refusals.memory(spec.bytes_min, MEMORY_LIMIT_BYTES)
+    reason = refusal_of(backend, spec)
+    if reason is None:
+        reason = refusals.memory(spec.bytes_min, MEMORY_LIMIT_BYTES)
     if reason is not None:
         return row | {"reason": reason}
     try:
         plan = backend.plan(spec, threads=threads)
-        expected_s = expected_seconds(backend, spec, threads, flops=plan.flops)
-    except (ConvbenchError, MemoryError) as error:  # promised by why_not, and yet not done: say so
-        return row | {"reason": f"planning failed: {error!r}"}
-    figures = {"flops": plan.flops, "workspace_bytes": plan.workspace_bytes, "expected_s": expected_s}
-    return row | {"willing": True, "reason": "", **figures}
+        figures = {"flops": int(plan.flops), "workspace_bytes": int(plan.workspace_bytes)}
+        expected_s = expected_seconds(backend, spec, threads, flops=figures["flops"])
+    except (Exception, SystemExit) as error:  # promised by why_not, and yet not done: say so
+        return row | {"reason": f"planning failed: {type(error).__name__}: {one_line(error)}"}
+    return row | {"willing": True, "reason": "", **figures, "expected_s": expected_s}

@@ -1,7 +1,8 @@
 """Threads: how many there are, how work is split over them, and how BLAS is told.
 
 Own kernels split their work over one process-wide pool with :func:`parallel`, while BLAS is held at one
-thread with :func:`blas_threads`; so ``threads=`` means the same for every backend.
+thread with :func:`blas_threads`; a library with a pool of its own is held by a :class:`Pool`. So ``threads=`` means
+the same for every backend.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
 from convbench.errors import SpecError
 
-__all__ = ["available", "blas_threads", "parallel", "pool_sizes", "resolve"]
+__all__ = ["Pool", "available", "blas_threads", "parallel", "pool_sizes", "resolve"]
 
 _MOST_HELPERS = 255
 
@@ -104,35 +105,75 @@ def _blas_libraries() -> tuple[Any, ...]:
     return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
-_blas_lock = threading.Lock()
-_blas_held: list[int] = []  # one entry a plan that is inside blas_threads(1)
-_blas_before: list[int] = []
+class Pool:
+    """A library's own thread pool, held at a size while plans are inside :meth:`held`.
 
+    Of nested and concurrent plans the most modest wins, and the last to leave restores what was there.
 
-@contextmanager
-def blas_threads(threads: int) -> Iterator[None]:
-    """Hold every BLAS pool at ``threads`` within the block, nesting and concurrent plans allowed.
-
-    BLAS has one pool a process: of concurrent plans the most modest wins, and the last to leave restores.
+    Parameters
+    ----------
+    libraries : callable
+        ``libraries()``: objects with ``get_num_threads()`` and ``set_num_threads(n)``; asked at each use, so that
+        nothing is imported before.
+    each_thread : bool
+        The library keeps one size for each calling thread, not one for the process.
     """
-    libraries = _blas_libraries()
-    with _blas_lock:
-        if not _blas_held:
-            _blas_before[:] = [library.get_num_threads() for library in libraries]
-        _blas_held.append(threads)
-        _set_blas(libraries, [min(_blas_held)] * len(libraries))
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            _blas_held.remove(threads)
-            _set_blas(libraries, [min(_blas_held)] * len(libraries) if _blas_held else _blas_before)
+
+    def __init__(self, libraries: Callable[[], Sequence[Any]], *, each_thread: bool = False) -> None:
+        self._libraries = libraries
+        self._kind: type[Any] = _HoldersInThread if each_thread else _Holders
+        self.start_anew()
+        _pools.append(self)
+
+    def start_anew(self) -> None:
+        """Forget who holds it: in a forked child there is nobody."""
+        self._lock, self._holders = threading.Lock(), self._kind()
+
+    @contextmanager
+    def held(self, threads: int) -> Iterator[None]:
+        """Hold the pool at ``threads`` within the block."""
+        libraries, holders = self._libraries(), self._holders
+        with self._lock:
+            if not holders.sizes:
+                holders.before = [library.get_num_threads() for library in libraries]
+            holders.sizes.append(threads)
+            _set_sizes(libraries, [min(holders.sizes)] * len(libraries))
+        try:
+            yield
+        finally:
+            with self._lock:
+                holders.sizes.remove(threads)
+                wanted = [min(holders.sizes)] * len(libraries) if holders.sizes else holders.before
+                _set_sizes(libraries, wanted)
 
 
-def _set_blas(libraries: Sequence[Any], counts: Sequence[int]) -> None:
-    for library, count in zip(libraries, counts, strict=True):
-        if library.get_num_threads() != count:
-            library.set_num_threads(count)
+class _Holders:
+    """One size a plan that is inside ``held``, and what each library had before the first of them."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.before: list[int] = []
+
+
+class _HoldersInThread(_Holders, threading.local):
+    """Every thread sees its own."""
+
+
+_pools: list[Pool] = []
+
+
+def _set_sizes(libraries: Sequence[Any], sizes: Sequence[int]) -> None:
+    for library, size in zip(libraries, sizes, strict=True):
+        if library.get_num_threads() != size:
+            library.set_num_threads(size)
+
+
+_blas = Pool(_blas_libraries)
+
+
+def blas_threads(threads: int) -> AbstractContextManager[None]:
+    """Hold every BLAS pool at ``threads`` within the block; BLAS has one pool a process."""
+    return _blas.held(threads)
 
 
 def pool_sizes() -> dict[str, int] | None:
@@ -146,10 +187,9 @@ def pool_sizes() -> dict[str, int] | None:
 
 def _start_anew_in_child() -> None:
     """After a fork: the parent's threads do not exist here, and its locks may have been held."""
-    global _blas_lock
     _executor.cache_clear()
-    _blas_lock = threading.Lock()
-    _blas_held.clear()
+    for pool in _pools:
+        pool.start_anew()
 
 
 if hasattr(os, "register_at_fork"):

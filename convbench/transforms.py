@@ -196,9 +196,7 @@ def pocketfft_transforms() -> Transforms:
 
         def inverse() -> None:
             made.real = None
-            made.real = fft.irfftn(
-                made.spectrum, tuple(sizes), axes, norm="forward", overwrite_x=True, workers=threads
-            )
+            made.real = fft.irfftn(made.spectrum, tuple(sizes), axes, norm="forward", overwrite_x=True, workers=threads)
 
         if 0 not in batch:
             made.forward, made.inverse = forward, inverse

@@ -74,7 +74,7 @@ def test_the_fields_are_those_of_the_design() -> None:
         "run_id pass case spec backend implementation kind device threads status reason samples_s batch plan_s "
         "prepare_s transfer_s first_call_s stop_reason error_max_eps error_norm error_bound_eps "
         "workspace_declared_bytes workspace_measured_bytes "
-        "flops_nominal flops_executed bytes_min checksum weight mode seed time"
+        "flops_nominal flops_executed bytes_min checksum weight group mode seed time"
     )
     assert set(json.loads(record().to_json())) == set(stated.split())
 
@@ -324,7 +324,7 @@ def test_fair_share_spends_the_budget_and_no_more(budget: float, bounds: list[tu
         "n8 c64 o64 i224x224 k3 psame f32",
         "n2 i1000000 k4097 f32",
         "i1024x1024 k101 psame f32",
-        "c512 o512 i40x40x40 k3 s2 d2 p1 bias=location f32",
+        "c128 o128 i40x40x40 k3 s2 d2 p1 bias=location f32",
         "n0 i8 k3",
     ],
 )
@@ -347,6 +347,33 @@ def test_a_shrunk_spec_keeps_everything_but_its_size(line: str) -> None:
     assert all(a <= b for a, b in zip(small.input_size, spec.input_size, strict=True))
     if small.flops > 2e7:  # then nothing more can be halved
         assert all(size < 2 * k for size, k in zip(small.output_size, spec.kernel_size, strict=True))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "i4096x4096 k1001 psame d2 f32",
+        "i4096x4096 k1001 p500 d2 f32",
+        "i4096x4096 k1001 f32",
+        "i4000000 k1000001 f32",
+        "i1 k1000001 p500000:500000 f32",
+        "i9 k100003 p-2:100000 f32",
+        "c2048 o2048 i14x14 k7 p3 f32",
+        "c65536 o65536 i9x9 k3 psame g65536 f32",
+        "c4096 o8192 i7 k1 g2 f32",
+    ],
+)
+def test_an_absurd_kernel_is_probed_with_a_smaller_one(line: str) -> None:
+    """Some backends make a call for each term, some factorise each kernel: a probe must not take their seconds."""
+    spec = ConvSpec.parse(line)
+    small = shrink(spec)
+    assert small.terms <= 2**15
+    assert small.out_channels * small.in_channels // small.groups <= 2**14
+    assert small.out_channels * small.terms <= 2**22
+    assert 0 < small.flops <= 4e7
+    assert all(1 <= a <= b for a, b in zip(small.kernel_size, spec.kernel_size, strict=True))
+    for name in ("stride", "dilation", "bias", "dtype", "padding_word"):
+        assert getattr(small, name) == getattr(spec, name)
 
 
 def test_known_calls_are_scaled_by_the_work_really_done() -> None:
@@ -395,9 +422,53 @@ def test_what_a_call_costs_apart_from_its_work_is_not_scaled(monkeypatch: pytest
 
 def test_a_slow_probe_is_not_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ConvSpec.parse("c64 o64 i448x448 k3 psame f32")
-    told = Simulated(monkeypatch, 0.31, 0.0)
-    assert expected_seconds(told.backend, spec, 1) == pytest.approx(0.31 * spec.flops / shrink(spec).flops)
+    told = Simulated(monkeypatch, 0.51, 0.0)
+    assert expected_seconds(told.backend, spec, 1) == pytest.approx(0.51 * spec.flops / shrink(spec).flops)
     assert set(told.called) == {shrink(spec)}
+
+
+@pytest.mark.parametrize(("overhead_s", "times"), [(0.12, 8), (0.2, 4), (0.4, 2)])
+def test_the_slower_a_probe_the_less_it_is_enlarged(
+    overhead_s: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ConvSpec.parse("c64 o64 i448x448 k3 psame f32")
+    told = Simulated(monkeypatch, overhead_s, 1e-11)
+    assert expected_seconds(told.backend, spec, 1) == pytest.approx(overhead_s + 1e-11 * spec.flops)
+    assert set(told.called) == {shrink(spec), shrink(spec, times * 2e7)}
+
+
+@pytest.mark.parametrize("flop_s", [1e-12, 1e-9, 3e-9, 1e-8, 3e-8])
+def test_probes_take_a_second_or_two(flop_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ConvSpec.parse("c64 o64 i448x448 k3 psame f32")
+    told = Simulated(monkeypatch, 0.0, flop_s)
+    assert expected_seconds(told.backend, spec, 1) == pytest.approx(flop_s * spec.flops)
+    assert told.now < 2.0
+
+
+def test_what_a_probe_would_do_too_much_of_is_not_known() -> None:
+    """Work that does not shrink with the spec is not begun; nor is anything known where weights of ones are refused."""
+
+    def never(*operands: Any) -> Any:
+        raise AssertionError("was called")
+
+    def refuse_all(spec: ConvSpec, w: Any) -> Any:
+        raise UnsupportedWeights("weights: none will do")
+
+    spec = ConvSpec.parse("i64x64 k3 f32")
+    endless = replace(backend("endless", never), work=lambda spec: 10**12)
+    assert math.isnan(expected_seconds(endless, spec, 1))
+    picky = replace(backend("particular", never), prepare=refuse_all)
+    assert math.isnan(expected_seconds(picky, spec, 1, flops=10**6))
+
+
+def test_a_dense_matrix_is_probed_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its work grows with the square of the image's: a probe of the nominal work would fill the memory."""
+    spec = ConvSpec.parse("i128x128 k3 psame f32")
+    told = Simulated(monkeypatch, 0.0, 1e-9)
+    dense = replace(told.backend, work=lambda spec: 2 * math.prod(spec.input_size) ** 2)
+    expected_seconds(dense, spec, 1)
+    assert told.called
+    assert all(dense.work(called) <= 8 * 2e7 for called in told.called)
 
 
 def test_timed_calls_tell_nothing_of_much_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def test_defaults_are_left_out_and_tokens_parse_from_any_order() -> None:
 @pytest.mark.parametrize(
     ("line", "field", "rule"),
     [
-        ("i8x8 k3 x=foo", "x", "must be one of noise, integers, photo, @file"),
+        ("i8x8 k3 x=foo", "x", "must be one of noise, integers, range, photo, @file"),
         ("i8x8 k3 w=sobol", "w", "must be one of random"),
         ("i8x8 k5 w=sobel", "w", "is a 3×3 kernel; the spec has 5×5"),
         ("i8x8 k1x3 w=edge", "w", "is a 1×2 kernel"),
@@ -42,6 +42,12 @@ def test_defaults_are_left_out_and_tokens_parse_from_any_order() -> None:
         ("i8x8 k3 x=@nowhere.npy", "x", "no such file"),
         ("i8x8 k3 x=@notes.txt", "x", "ending in .npy"),
         ("i8x8 k3 w=@picture.png", "w", "ending in .npy"),
+        ("i8x8 k3 int8 w=motion", "w", "floating"),
+        ("i8x8 k3 int16 x=range", "x", "floating"),
+        ("i8x8 k3 count=0", "count", "whole number ≥ 1"),
+        ("i8x8 k3 count=2.5", "count", "whole number ≥ 1"),
+        ("i8x8 k3 count=", "count", "whole number ≥ 1"),
+        ("i8x8 k3 count=2 count=2", "count", "twice"),
         ("i8x8 k3 seed=-1", "seed", "whole number"),
         ("i8x8 k3 seed=one", "seed", "whole number"),
         ("i8x8 k3 x=noise x=noise", "x", "twice"),
@@ -55,6 +61,19 @@ def test_malformed_lines_name_field_and_rule(line: str, field: str, rule: str) -
     assert caught.value.field == field
     assert rule in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_counts_are_read_but_are_no_part_of_the_case() -> None:
+    case = Case.parse("count=4 c64 o64 i56x56 k3 p1")
+    assert (case.weight, case.group) == (4, "")
+    assert str(case) == "n1 c64 o64 i56x56 k3 p1 f32"
+    assert case == Case.parse(str(case)) == Case(case.spec, group="net")
+    assert len({case, Case.parse(str(case))}) == 1
+    for weight in (0, -1, True, 1.5):
+        with pytest.raises(SpecError, match="whole number ≥ 1"):
+            Case(case.spec, weight=weight)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="data token"):
+        ConvSpec.parse("i8 k3 count=2")
 
 
 @pytest.mark.parametrize("dtype", ["f16", "f32", "f64", "complex64", "int8", "uint8", "int64"])
@@ -120,6 +139,24 @@ def test_the_photograph_in_colour_and_in_integers() -> None:
     assert Case.parse("i600x512 k3 int8 x=photo").data().x.min() >= 0
 
 
+@pytest.mark.parametrize("size", [(1080, 1920), (40, 2100)])
+def test_the_photograph_in_colour_at_other_sizes(size: tuple[int, int]) -> None:
+    x = Case.parse(f"c3 o3 g3 i{size[0]}x{size[1]} k3 f32 x=photo").data().x
+    padding = [(0, max(0, wanted - given)) for wanted, given in zip(size, (600, 512), strict=True)]
+    mirror = np.pad(photograph(), [*padding, (0, 0)], mode="symmetric")[: size[0], : size[1]]
+    np.testing.assert_array_equal(x[0], np.moveaxis(mirror, -1, 0).astype(np.float32))
+
+
+@pytest.mark.parametrize("spec", ["c2 i7x300 k3 f64", "i300 k3 f32", "n2 i4x5x300 k3 complex64"])
+def test_the_magnitude_of_range_falls_from_one_to_a_millionth(spec: str) -> None:
+    data, noise = (Case.parse(f"{spec} x={x}").data().x for x in ("range", "noise"))
+    magnitude = np.abs(data / noise)
+    np.testing.assert_allclose(magnitude[..., 0], 1, rtol=1e-6)
+    np.testing.assert_allclose(magnitude[..., -1], 1e-6, rtol=1e-6)
+    steps = magnitude[..., 1:] / magnitude[..., :-1]
+    np.testing.assert_allclose(steps, 10 ** (-6 / 299), rtol=1e-5)
+
+
 @pytest.mark.parametrize("w", ["gaussian", "box", "disk"])
 def test_smoothing_kernels_sum_to_one_and_are_symmetric(w: str) -> None:
     weights = Case.parse(f"c4 o2 g2 i9x9x9 k3x4x5 f64 w={w}").data().w
@@ -147,6 +184,18 @@ def test_fixed_kernels() -> None:
     assert Case.parse("i8x8 k3 f32 w=sharpen").data().w.sum() == 1
     inside = Case.parse("i8x8 k5 f64 w=disk").data().w[0, 0] > 0
     assert inside.astype(int).tolist() == [[0, 1, 1, 1, 0], [1] * 5, [1] * 5, [1] * 5, [0, 1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("size", [(5, 5), (3, 9), (9, 3), (1, 4), (2, 7)])
+def test_motion_is_a_connected_line_between_two_corners(size: tuple[int, int]) -> None:
+    w = Case.parse(f"i9x9 k{size[0]}x{size[1]} f64 w=motion").data().w[0, 0]
+    assert np.count_nonzero(w) == max(size)
+    assert w.sum() == pytest.approx(1)
+    assert w[0, 0] == w[-1, -1] == pytest.approx(1 / max(size))
+    places = np.argwhere(w)
+    assert np.abs(np.diff(places, axis=0)).max() <= 1
+    if size[0] == size[1]:
+        assert np.linalg.matrix_rank(w) == size[0]
 
 
 def test_files(tmp_path: Path) -> None:
@@ -267,8 +316,11 @@ def test_a_suite_file_has_comments_directives_and_lines(tmp_path: Path) -> None:
     [
         ("i8 k3\ni8 k0\n", "line 2", "kernel_size"),
         ("# fine\n\ni8 k3 x=foo\n", "line 3", "must be one of noise"),
-        ("i8 k3\nf32 k3 i8\n", "line 2", "already"),
+        ("i8 k3\nf32 k3 i8\n", "line 2", "stands in this suite already, in line 1"),
+        ("i8 k3\nf32 k3 i8 count=2\n", "line 2", "already"),
+        ("i9 k3\ni8 k3 count=0\n", "line 2", "count: got '0'; must be a whole number ≥ 1"),
         ("#: colour = red\ni8 k3", "line 1", "title, tables"),
+        ("#: group ResNet-50\ni8 k3", "line 1", "'#: key = value'"),
         ("#: tables = pie\ni8 k3", "line 1", "matrix"),
         ("# nothing\n", "own.txt", "holds no case"),
     ],
@@ -282,6 +334,14 @@ def test_malformed_suites_name_file_and_line(tmp_path: Path, text: str, line: st
     assert line in message
     assert rule in message
     assert "\n" not in message
+
+
+def test_a_group_lasts_until_the_next(tmp_path: Path) -> None:
+    text = "i8 k3\n#: group = A net\ni9 k3 count=3\ni10 k3\n#: group = B\ni11 k3 count=2\n#: group =\ni12 k3\n"
+    suite = load_suite(write(tmp_path / "own.txt", text))
+    assert [(case.group, case.weight) for case in suite.cases] == [
+        ("", 1), ("A net", 3), ("A net", 1), ("B", 2), ("", 1),
+    ]  # fmt: skip
 
 
 def test_unknown_suites_are_told_what_comes_close(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ HEAVY = (
     "hypothesis",
     "jax",
     "matplotlib",
+    "numba",
     "pandas",
     "pyfftw",
     "pytest",
@@ -81,12 +82,15 @@ def test_listing_backends_does_not_import_rivals() -> None:
     program = """
     import sys
     cb.all_backends()
-    print([m for m in ("torch", "cv2", "cupy", "scipy.signal", "pyfftw") if m in sys.modules])
+    print([m for m in ("torch", "cv2", "numba", "cupy", "scipy.signal", "pyfftw") if m in sys.modules])
     """
     assert run(program).strip() == "[]"
 
 
-OPTIONAL = ("click", "matplotlib", "pandas", "pyfftw", "rich", "scipy", "threadpoolctl", "torch", "cv2", "cupy")
+OPTIONAL = (
+    *("click", "matplotlib", "pandas", "pyfftw", "rich", "scipy", "threadpoolctl"),
+    *("torch", "cv2", "numba", "cupy"),
+)
 
 
 def test_the_core_works_with_every_optional_library_missing() -> None:
@@ -104,7 +108,10 @@ def test_the_core_works_with_every_optional_library_missing() -> None:
 
 @pytest.mark.parametrize(
     ("library", "backends"),
-    [("pyfftw", ("fft",)), ("scipy", ("scipy-direct", "scipy-fft", "scipy-oa"))],
+    [
+        ("pyfftw", ("fft", "fft-tiled")),
+        ("scipy", ("fft-pocketfft", "matrix-sparse", "scipy-direct", "scipy-fft", "scipy-ndimage", "scipy-oa")),
+    ],
 )
 def test_a_missing_library_costs_its_backends_only(library: str, backends: tuple[str, ...]) -> None:
     program = f"""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+TEXT = README.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def test_there_are_blocks() -> None:
@@ -29,3 +30,12 @@ def test_block_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     if "frame" in names:
         assert set(names["frame"].status) == {"ok"}
         assert set(names["frame"].backend) == {"im2col", "einsum-pointwise"}
+
+
+def test_the_table_names_every_built_in_backend() -> None:
+    """Once each: a new one is added to the table, a name that is gone leaves it."""
+    from convbench.registry import _built_in
+
+    section = TEXT.partition("## Use a backend")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`([^`]+)`", " ".join(rows))) == sorted(_built_in())

@@ -83,12 +83,20 @@ def test_module_names_are_backend_names() -> None:
     for name in BUILT_IN:
         module = __import__(f"convbench.backends.{name.replace('-', '_')}", fromlist=["conv"])
         assert module.BACKEND is get_backend(name)
-        y = module.conv(np.ones((1, 1, 2, 3), "f4"), np.ones((1, 1, 3, 3), "f4"), padding="same")
-        np.testing.assert_allclose(y, [[[[4, 6, 4], [4, 6, 4]]]], rtol=1e-6)
+        if module.BACKEND.unavailable():
+            continue
+        axes = 1 if name == "numpy-convolve" else 2
+        x, w = np.ones((1, 1, 2, 3), "f4")[:, :, -1 if axes == 1 else slice(None)], np.ones((1, 1, *(3,) * axes), "f4")
+        y = module.conv(x, w, padding="same")
+        np.testing.assert_allclose(y, [[[2, 3, 2]]] if axes == 1 else [[[[4, 6, 4], [4, 6, 4]]]], rtol=1e-6)
         a, v = np.arange(6.0).reshape(2, 3), np.outer([1.0, 2, 3], [1.0, 5, 25])  # of rank one, for `separable`
+        if axes == 1:
+            a, v = a[1], v[0]
+        if name == "box":
+            v = np.full((3, 3), 2.0)
         np.testing.assert_allclose(module.convolve(a, v), signal.convolve(a, v), atol=1e-10)
         np.testing.assert_allclose(module.correlate(a, v), signal.correlate(a, v), atol=1e-10)
-        assert module.plan("i4x4 k3", threads=1).backend == name
+        assert module.plan("i4 k3" if axes == 1 else "i4x4 k3", threads=1).backend == name
 
 
 def test_only_the_backend_asked_for_is_imported() -> None:
@@ -105,8 +113,8 @@ assert loaded == {"convbench.backends.reference"}, loaded
     ("name", "part"),
     [
         ("ftf", "did you mean fft?"),
-        ("im2cul", "did you mean im2col?"),
-        ("zzzz", "known are direct-numpy"),
+        ("im2cul", "did you mean im2col"),
+        ("zzzz", "known are "),
         ("", "known are"),
     ],
 )
@@ -159,15 +167,41 @@ def not_callable(module: Any) -> None:
     )
 
 
+class Instantiable:
+    name, kind, device, implementation = "broken", "own", "cpu", "x"
+    unavailable = why_not = plan = error_bound = print
+
+
+def a_class(module: Any) -> None:
+    module.BACKEND = Instantiable
+
+
+def of_no_known_kind(module: Any) -> None:
+    module.BACKEND = Instantiable()
+    module.BACKEND.kind = "ours"
+
+
+def speechless(module: Any) -> None:
+    class Speechless(Instantiable):
+        @property
+        def implementation(self) -> str:  # type: ignore[override]
+            raise RuntimeError("no\n driver")
+
+    module.BACKEND = Speechless()
+
+
 @pytest.mark.parametrize(
     ("prepare", "part"),
     [
-        (nothing_there, "loading stranger_backends:BACKEND failed: AttributeError"),
+        (nothing_there, "stranger_backends:BACKEND of stranger 1.0: loading it raised AttributeError"),
         (a_plain_function, "is not a backend: it has no name"),
         (another_name, "its name is 'other', not that of its entry point"),
         (incomplete, "it has no unavailable, why_not, plan, error_bound"),
         (wrong_types, "its device must be str"),
         (not_callable, "its why_not must be callable"),
+        (a_class, "it is a class, and an instance is needed: Instantiable()"),
+        (of_no_known_kind, "its kind must be own or rival, got 'ours'"),
+        (speechless, "its implementation raised RuntimeError: no driver"),
     ],
 )
 def test_a_broken_plug_in_is_listed_with_the_reason(
@@ -179,6 +213,7 @@ def test_a_broken_plug_in_is_listed_with_the_reason(
     reason = backend.unavailable()
     assert reason is not None
     assert part in reason
+    assert reason.endswith("(pip install --upgrade stranger, or ask its authors)")
     assert backend.why_not(SPEC) == reason
     with pytest.raises(BackendUnavailable, match="broken: not installed"):
         backend.plan(SPEC)
@@ -189,14 +224,17 @@ def test_a_broken_plug_in_is_listed_with_the_reason(
     assert set(all_backends()) >= BUILT_IN  # it costs nobody else anything
 
 
-@pytest.mark.parametrize("trouble", ["raise RuntimeError('driver too old')", "import no_such_library", "1/0", "def ("])
+TROUBLES = ("raise RuntimeError('driver too old')", "import no_such_library", "1/0", "def (", "raise SystemExit(3)")
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
 def test_a_plug_in_that_fails_to_import(trouble: str, install: Install, tmp_path: Any, monkeypatch: Any) -> None:
     (tmp_path / "troubled_plug_in.py").write_text(trouble)
     monkeypatch.syspath_prepend(str(tmp_path))
     install("troubled", "troubled_plug_in:BACKEND")
     reason = all_backends()["troubled"].unavailable()
     assert reason is not None
-    assert reason.startswith("not installed: loading troubled_plug_in:BACKEND failed: ")
+    assert reason.startswith("not installed: troubled_plug_in:BACKEND of stranger 1.0: loading it raised ")
     assert "\n" not in reason
     sys.modules.pop("troubled_plug_in", None)
 
@@ -215,7 +253,79 @@ def test_a_taken_name_is_not_taken_over(install: Install, plug_in_module: Any) -
         reason = found[name].unavailable()
         assert reason is not None
         assert "is taken already" in reason
+        assert f"pip uninstall {name.partition('@')[2]}" in reason
 
 
 def test_protocol_problem_accepts_every_built_in() -> None:
     assert [registry.protocol_problem(get_backend(name)) for name in sorted(BUILT_IN)] == [None] * len(BUILT_IN)
+
+
+def test_a_plug_in_is_loaded_when_it_is_asked_for(install: Install, tmp_path: Any, monkeypatch: Any) -> None:
+    """Neither names, nor a backend beside it, nor a wrong name, nor "auto" import it; all backends do."""
+    (tmp_path / "slow_plug_in.py").write_text("BACKEND = 42")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install("slow", "slow_plug_in:BACKEND")
+    assert registry.backend_names() == [*registry._built_in(), "slow"]
+    get_backend("im2col")
+    cb.conv(np.ones((1, 1, 4), "f4"), np.ones((1, 1, 3), "f4"))
+    with pytest.raises(UnknownBackend, match="did you mean slow"):
+        get_backend("slo")
+    assert "slow_plug_in" not in sys.modules
+    assert list(all_backends()) == registry.backend_names()
+    assert sys.modules.pop("slow_plug_in").BACKEND == 42
+
+
+class Raising:
+    """Raises whatever it is asked."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def unavailable(self) -> str | None:
+        raise self.error
+
+    def why_not(self, spec: cb.ConvSpec) -> str | None:
+        raise self.error
+
+    @property
+    def implementation(self) -> str:
+        raise self.error
+
+
+class Untold(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError("two\n  lines"), "RuntimeError: two lines"),
+        (SystemExit(3), "SystemExit: 3"),
+        (Untold(), "Untold: (its text cannot be shown: ValueError)"),
+    ],
+)
+def test_whatever_is_raised_is_one_line(error: BaseException, text: str) -> None:
+    backend: Any = Raising(error)
+    assert registry.what_is_missing(backend) == f"unavailable() raised {text}"
+    assert registry.refusal_of(backend, SPEC) == f"why_not() raised {text}"
+    assert registry.implementation_of(backend) == f"implementation raised {text}"
+
+
+def test_ctrl_c_is_no_answer() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        registry.what_is_missing(Raising(KeyboardInterrupt()))  # type: ignore[arg-type]
+
+
+def test_auto_never_needs_structure() -> None:
+    """Whatever the spec, "auto" chooses among backends that take any weights."""
+    from convbench.select import AUTO_ORDER
+
+    rng = np.random.default_rng(0)
+    for line in ("c2 o3 i9x8 k3 psame f64", "i40 k5 f32", "c2 o2 i5x6x4 k3x2x3 f32", "i9x9 k5 s2 d2 f32"):
+        spec = cb.ConvSpec.parse(line)
+        w = rng.standard_normal(spec.weight_shape).astype(spec.dtype)
+        willing = [get_backend(name) for name in AUTO_ORDER if get_backend(name).why_not(spec) is None]
+        assert willing
+        for backend in willing:
+            backend.plan(spec).prepare(w)  # or raises UnsupportedWeights

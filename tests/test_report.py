@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbench import reference
+from convbench.bench import statistics
 from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, Record, append, to_frame
 from convbench.errors import SpecError, UnsupportedSpec
 from convbench.report import machine, plots, tables, write_report
@@ -155,6 +157,8 @@ def test_a_sweep_is_found_with_its_panels() -> None:
         (["i64x64 k3 pfull", "i64x64 k3 psame"], None),
         (["c4 o4 i64x64 k3", "c4 o4 i64x64 k3 g2"], "groups"),  # g1 is not written
         (["c4 o4 i64x64 k3 complex64", "c4 o4 i64x64 k3 int8"], None),
+        (["i64 k2 p1:0", "i64 k2 p2:0 d2", "i64 k2 p4:0 d4"], "dilation"),  # padding follows the dilation
+        (["i64x64 k3", "i64x64 k5", "i64x64 k5 flip"], None),  # a panel of a single size
     ],
 )
 def test_only_one_varying_number_makes_a_sweep(cases: list[str], field: str | None) -> None:
@@ -201,7 +205,8 @@ def test_matrix_figures_are_those_of_the_matrix_itself(line: str) -> None:
     biases = math.prod(spec.output_shape) * (spec.bias != "none")
     convolution, sparse, dense = matrix_figures(spec)
     assert (sparse.stored, sparse.operations) == (entries, spec.batch * (2 * entries - rows) + biases)
-    assert (dense.stored, dense.operations) == (matrix.size, spec.batch * (2 * matrix.size - len(matrix)) + biases)
+    stored = matrix.size // spec.groups  # one matrix a group
+    assert (dense.stored, dense.operations) == (stored, spec.batch * (2 * stored - len(matrix)) + biases)
     assert convolution.operations == spec.multiplications + spec.additions
     assert not dense.note.startswith("refused")
 
@@ -339,6 +344,194 @@ def test_the_overview_of_unlike_cases() -> None:
     assert lines[2].startswith("#2 n2 c8 o16 i32x32 k3 s2 p1 g4 bias=channel f32")
 
 
+def test_the_overview_of_many_backends_names_the_fastest_few() -> None:
+    """A matrix too wide for any screen is for files; a screen shows each case's fastest, ties marked."""
+    names = [f"backend-with-a-name-{i}" for i in range(24)]
+    times = {
+        name: [[1e-3 * (1 + 0.1 * i)] * 3, [2e-3 * (1 + 0.1 * (23 - i))] * 3, None] for i, name in enumerate(names)
+    }
+    times[names[1]][0] = [0.9e-3, 1.1e-3, 1.2e-3]  # a tie: one of its passes is quicker than the fastest backend's
+    overview = tables.overview(_network_table(times, NETWORK, names[0]))
+    grid = overview.grids[""]
+    first, second, third = (row for row in grid.rows if not row.title)
+    assert first.cells[1:] == ("×2", names[0], "1.00 ms", f"{names[1]} 1.10×", f"{names[2]} 1.20×", "24 of 24")
+    assert first.marked == {2, 4}
+    assert second.cells[1:] == ("", names[23], "2.00 ms", f"{names[22]} 1.10×", f"{names[21]} 1.20×", "24 of 24")
+    assert second.marked == {2}
+    assert third.sentence == "no backend has a time"
+    assert [row.title for row in grid.rows if row.title] == ["Net", "other cases"]
+    for width in (80, 100):
+        (part,) = grid.split(width)
+        assert max(map(len, part.plain(width))) <= width
+    matrix = overview.further[-1]
+    assert (matrix.title, matrix.wide) == ("All times", True)
+    assert [column.title for column in matrix.grid.columns] == ["case", *sorted(names)]
+    assert "## All times" in overview.markdown()
+    assert overview.markdown().count("### Net") == 2  # the fastest, and the totals
+
+
+# -- totals and means -------------------------------------------------------------------------------
+
+#: case → (group, occurrences)
+NETWORK = {
+    "n1 c8 o8 i20x20 k3 p1 f32": ("Net", 2),
+    "n1 c8 o16 i20x20 k1 f32": ("Net", 1),
+    "n1 c1 o1 i4096 k9 f32": ("", 1),
+}
+#: backend → for each case its passes' medians; None: refused
+TIMES = {
+    "direct": [[1.0, 2.0, 3.0], [10.0, 11.0, 12.0], [4.0, 4.0, 4.0]],
+    "fft": [[2.0, 2.0, 2.0], [4.0, 4.0, 5.0], None],
+    "torch": [[1.5, 1.5], [5.5, 5.5, 5.5], [1.0, 1.0, 1.0]],  # no third pass of the first layer
+    "winograd": [[1.0, 1.4, 2.0], None, None],
+    "box": [None, None, None],
+}
+
+
+def _network_table(
+    times: dict[str, list[list[float] | None]], cases: dict[str, tuple[str, int]], baseline: str | None
+) -> pd.DataFrame:
+    records = []
+    for case, (name, entries) in itertools.product(enumerate(cases.items()), times.items()):
+        number, (line, (group, weight)) = case
+        kind = "rival" if name in ("torch", "scipy-fft") else "own"
+        common = {"run_id": "r", "case": line, "spec": line, "backend": name, "kind": kind}
+        common |= {"group": group, "weight": weight, "flops_nominal": ConvSpec.parse(line).flops}
+        medians = entries[number]
+        if medians is None:
+            records.append(Record(**common, status="unsupported", reason="stride: only 1"))
+        for pass_, time_s in enumerate(medians or (), 1):
+            records.append(Record(**common, pass_=pass_, samples_s=[time_s] * 3))
+    return tables.figures(to_frame(records, {"cases": list(cases), "backends": list(times)}), baseline)
+
+
+def test_totals_are_sums_of_all_layers_each_as_often_as_it_occurs() -> None:
+    """Complete backends alone have one; its range is that of the passes which have all layers."""
+    frame = statistics.totals(_network_table(TIMES, NETWORK, None))
+    assert set(frame["group"]) == {"Net"}
+    rows = frame.set_index("backend")
+    assert list(rows["of"].unique()) == [2]
+    assert list(rows["occurrences"].unique()) == [3]
+    assert rows.loc["direct", "time_s"] == pytest.approx(2 * 2 + 11)
+    assert rows.loc["direct", ["low_s", "high_s"]].tolist() == pytest.approx([2 * 1 + 10, 2 * 3 + 12])
+    assert rows.loc["fft", ["time_s", "low_s", "high_s"]].tolist() == pytest.approx([8, 8, 9])
+    assert rows.loc["torch", "time_s"] == pytest.approx(2 * 1.5 + 5.5)
+    assert sorted(rows.loc["torch", "pass_medians_s"]) == [1, 2]
+    assert rows.loc["winograd", ["status", "layers"]].tolist() == ["incomplete", 1]
+    assert math.isnan(rows.loc["winograd", "time_s"])
+    assert rows.loc["winograd", "behind_best"] == pytest.approx(1)  # on the one layer that it does
+    assert rows.loc["box", "layers"] == 0
+    assert rows.loc["direct", "behind_best"] == pytest.approx(15 / 6.8)
+    assert rows["chosen"].to_dict() == {
+        "direct": 0, "fft": 1, "torch": 0, "winograd": 1, "box": 0, "best of own": 2, "best of all": 2,
+    }  # fmt: skip
+    flops = sum(weight * ConvSpec.parse(line).flops for line, (group, weight) in NETWORK.items() if group)
+    assert rows.loc["fft", "effective_gflop_per_s"] == pytest.approx(flops / 8 / 1e9)
+
+
+def test_the_best_of_all_takes_the_fastest_of_each_layer() -> None:
+    """And the best of own among convbench's, where there are rivals."""
+    faster = {**TIMES, "torch": [[0.5, 0.5, 0.5], [5.0, 5.0, 5.0], None]}
+    rows = statistics.totals(_network_table(faster, NETWORK, None)).set_index("backend")
+    assert rows.loc["best of own", "time_s"] == pytest.approx(2 * 1.4 + 4)
+    assert rows.loc["best of all", "time_s"] == pytest.approx(2 * 0.5 + 4)
+    assert rows.loc["best of all", ["low_s", "high_s"]].tolist() == pytest.approx([5, 6])
+    alone = {name: TIMES[name] for name in ("direct", "fft")}
+    assert "best of own" not in set(statistics.totals(_network_table(alone, NETWORK, None))["backend"])
+    lacking = {"winograd": TIMES["winograd"], "box": TIMES["box"]}
+    rows = statistics.totals(_network_table(lacking, NETWORK, None)).set_index("backend")
+    assert rows.loc["best of all", ["status", "layers"]].tolist() == ["incomplete", 1]
+
+
+def test_counts_without_groups_make_one_total_and_nothing_makes_none() -> None:
+    """All cases are one where a suite counts them; a plain list of cases has no total."""
+    counted = {line: ("", weight) for line, (_, weight) in NETWORK.items()}
+    section = tables.totals_section(_network_table(TIMES, counted, None))
+    assert section is not None
+    assert section.grid.rows[0].title.startswith("all cases: 4 convolutions in 3 shapes")
+    assert tables.totals_section(_table(SWEEP)) is None
+    refused = _network_table({"box": TIMES["box"]}, NETWORK, None)
+    assert tables.totals_section(refused) is None
+
+
+def test_the_totals_as_a_table() -> None:
+    """The fastest first, those that lack layers below, without a total, and last who has none of them."""
+    section = tables.totals_section(_network_table(TIMES, NETWORK, "fft"))
+    assert section is not None
+    lines = section.grid.plain()
+    assert lines[0].split() == ["backend", "total", "passes", "over", "best", "speed-up", "GFLOP/s", "chosen"]
+    assert lines[2] == "Net: 3 convolutions in 2 shapes, 0.000512 GMAC"
+    assert [line.split()[0] for line in lines[3:]] == ["best", "best", "fft", "torch", "direct", "winograd", "no"]
+    fft, torch, direct, winograd, none = lines[5:]
+    assert fft.split()[1:7] == ["8.00", "s*", "8.00–9.00", "1.18×", "1.00×", "0.000128"]
+    assert torch.split()[1:6] == ["8.50", "s*", "8.50–8.50", "1.25×", "0.941×"]
+    assert direct.split()[1:6] == ["15.0", "s", "12.0–18.0", "2.21×", "0.533×"]
+    assert winograd.split(maxsplit=1)[1] == "1 of 2 layers, on them 1.00× over best, chosen in 1"
+    assert none.split(maxsplit=2)[2] == "box"
+
+
+def test_geometric_means_go_over_the_cases_that_both_did() -> None:
+    """Weighted by occurrence; the number of cases stands beside each."""
+    table = _network_table(TIMES, NETWORK, "fft")
+    rows = statistics.geometric_means(table, table["speedup"]).set_index("backend")
+    assert "box" not in rows.index
+    assert rows["cases"].to_dict() == {"direct": 3, "fft": 2, "torch": 3, "winograd": 1}
+    assert list(rows["of"].unique()) == [3]
+    assert rows["compared"].to_dict() == {"direct": 2, "fft": 2, "torch": 2, "winograd": 1}
+    # median over passes of 2/1, 2/2, 2/3; of 4/10, 4/11, 5/12
+    assert rows.loc["direct", "speedup"] == pytest.approx((1.0**2 * 0.4) ** (1 / 3))
+    assert rows.loc["direct", ["speedup_least", "speedup_most"]].tolist() == pytest.approx([0.4, 1.0])
+    assert rows.loc["direct", "behind_best"] == pytest.approx(((2 / 1.4) ** 2 * 11 / 4 * 4 / 1) ** (1 / 4))
+    assert rows.loc["winograd", "behind_best"] == pytest.approx(1.0)
+    assert list(rows["common"].unique()) == [1]  # winograd did the first case alone
+    assert rows.loc["direct", "behind_best_common"] == pytest.approx(2 / 1.4)
+    assert rows["fastest"].to_dict() == {"direct": 1, "fft": 2, "torch": 2, "winograd": 1}  # with ties
+
+
+@given(st.lists(st.tuples(st.floats(1e-6, 10), st.integers(1, 50)), min_size=1, max_size=8))
+def test_a_backend_against_itself_is_as_fast(layers: list[tuple[float, int]]) -> None:
+    """Two backends of equal times: all ratios and means are 1, the totals equal the best of all."""
+    cases = {f"n1 c1 o1 i{64 + number} k3 f32": ("Net", weight) for number, (_, weight) in enumerate(layers)}
+    times: list[list[float] | None] = [[time_s] * 3 for time_s, _ in layers]
+    table = _network_table({"one": times, "torch": times}, cases, "torch")
+    totals = statistics.totals(table)
+    total_s = sum(time_s * weight for time_s, weight in layers)
+    assert totals["time_s"].tolist() == pytest.approx([total_s] * 4)
+    means = statistics.geometric_means(table, table["speedup"])
+    for column in ("behind_best", "behind_best_common", "speedup", "speedup_least", "speedup_most"):
+        assert means[column].tolist() == pytest.approx([1, 1])
+
+
+def test_the_means_as_a_table() -> None:
+    """Those with most cases first; nothing for a single case or backend, no speed-ups without a baseline."""
+    section = tables.means_section(_network_table(TIMES, NETWORK, "fft"))
+    assert section is not None
+    lines = section.grid.plain()
+    assert lines[0].split("  ")[0] == "backend"
+    assert "common" not in lines[0]  # over one case there is no mean
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["torch", "3", "of", "3"],
+        ["direct", "3", "of", "3"],
+        ["fft", "2", "of", "3"],
+        ["winograd", "1", "of", "3"],
+    ]
+    assert "over fft" in section.legend
+    without = tables.means_section(_network_table(TIMES, NETWORK, None))
+    assert without is not None
+    assert "speed-up" not in without.legend + without.grid.plain()[0]
+    assert tables.means_section(_table(SWEEP[:1])) is None
+    assert tables.means_section(_network_table({"fft": TIMES["fft"]}, NETWORK, "fft")) is None
+
+
+def test_records_without_group_and_count_are_read() -> None:
+    """Other programs' records, and older ones, may lack the fields."""
+    frame = to_frame(_records(MIXED), _environment(MIXED))
+    table = tables.figures(frame.drop(columns=["group", "weight"]), "scipy-fft")
+    assert set(table["group"]) == {""}
+    assert set(table["weight"]) == {1}
+    assert tables.totals_section(table) is None
+
+
 def test_problems_come_with_the_command_that_reproduces_them() -> None:
     """One line says what, the next how to see it again."""
     bad = _record(SWEEP[0], "fft", 0, 1)
@@ -421,6 +614,139 @@ def test_plots_are_saved_twice_alike_and_nothing_overlaps_the_figure(tmp_path: P
         assert box.x1 <= bounds.x1 + 1
 
 
+MANY = [f"backend-{number}" for number in range(24)]
+
+
+def _many_table(cases: list[str], backends: Sequence[str] = MANY) -> pd.DataFrame:
+    """Make a table of many backends: the first is the fastest at K = 3, the second elsewhere, and some refuse."""
+    records = []
+    for (place, case), (number, backend) in itertools.product(enumerate(cases), enumerate(backends)):
+        record = _record(case, "fft", place, 1)
+        record.backend, record.kind = backend, "own" if number % 2 else "rival"
+        ahead = number == 0 if " k3 " in case else number == 1
+        record.samples_s = [(0.001 if ahead else 0.002 + 0.001 * number) * (1 + 0.001 * i) for i in range(-4, 5)]
+        if number % 5 == 4 and place % 2:
+            record.status, record.reason, record.samples_s = "unsupported", "stride: 2 given, only 1 is done", []
+        records.append(record)
+    return tables.figures(to_frame(records, {"cases": cases, "backends": list(backends)}), "backend-2")
+
+
+def test_many_backends_are_lines_with_the_fastest_in_colour() -> None:
+    """What is ever the fastest and the baseline; the others grey, and each one a look of its own."""
+    figure = plots.time_plot(_many_table(SWEEP))
+    assert figure is not None
+    lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
+    assert set(lines) == set(MANY)
+    coloured = {name for name, line in lines.items() if line.get_color() not in plots._GREYS}
+    assert coloured == {"backend-0", "backend-1", "backend-2"}
+    looks = {(line.get_color(), line.get_marker(), line.get_fillstyle()) for line in lines.values()}
+    assert len(looks) == len(MANY)
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[:3] == ["backend-2", "backend-0", "backend-1"]  # as they end, from top to bottom
+    assert names[3:5] == ["backend-23", "backend-22"]
+    assert sorted(names) == sorted(MANY)
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    assert (box.y0 >= 0, box.y1 <= figure.bbox.y1) == (True, True)
+
+
+def test_a_line_is_broken_where_a_pair_has_no_time() -> None:
+    """It does not run on to the next one that has."""
+    figure = plots.time_plot(_many_table(SWEEP))
+    assert figure is not None
+    line = next(line for line in figure.axes[0].get_lines() if line.get_label() == "backend-4")
+    assert list(line.get_xdata()) == [3, 5, 11]  # 101 refused at the end, 5 between
+    assert [math.isnan(y) for y in line.get_ydata()] == [False, True, False]
+
+
+LAYERS = [f"n1 c{c} o{o} i{i}x{i} k{k} p1 f32" for c, o in ((3, 64), (64, 96)) for i in (7, 14) for k in (1, 3, 5)]
+
+
+@pytest.mark.parametrize("cases", [LAYERS, SWEEP[:1], [f"{line} w={w}" for line in SWEEP[:4] for w in "abcdefg"]])
+def test_many_backends_on_unlike_cases_are_a_heat_map(cases: list[str]) -> None:
+    """A row a case, a column a backend; the ratio to the fastest in each cell, hatched where there is no time."""
+    table = _many_table(cases)
+    figure = plots.time_plot(table)
+    assert figure is not None
+    (axis,) = figure.axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == tables.backend_order(table)
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == list(layout_of(cases).labels.values())
+    (mesh,) = axis.collections
+    ratios = np.ma.filled(mesh.get_array(), np.nan).reshape(len(cases), len(MANY))
+    assert np.nanmin(ratios, axis=1) == pytest.approx(1)
+    first = tables.backend_order(table).index("backend-3")
+    assert ratios[0, first] == pytest.approx(5)
+    refused = int((table["status"] != "ok").sum())
+    assert (np.isnan(ratios).sum(), len(axis.patches), len(axis.texts)) == (refused, refused, ratios.size - refused)
+    bold = [text.get_text() for text in axis.texts if text.get_fontweight() == "bold"]
+    assert bold == ["1.0"] * len(cases)
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels[0] == "1–1.2×"
+    assert labels[-1].startswith("no time")
+    assert len(labels) == 8
+
+
+def test_many_cases_are_a_heat_map_too() -> None:
+    """Whose speed-ups leave out what the baseline did not do; few of both remain dots."""
+    cases = [case.replace("f32", f"{bias}f32") for case in LAYERS for bias in ("", "bias=channel ")]
+    table = _many_table(cases, MANY[:6])
+    table.loc[table["case"].eq(cases[0]), "speedup"] = math.nan
+    figure = plots.speedup_plot(table)
+    assert figure is not None
+    assert len(figure.axes[0].get_yticklabels()) == len(cases) - 1
+    assert "without 1 case (no baseline)" in " ".join(text.get_text() for text in figure.texts)
+    few = plots.time_plot(_many_table(cases[:6], MANY[:6]))
+    assert few is not None
+    assert len(few.legends[0].get_texts()) == 6
+
+
+def test_more_backends_than_room_have_colours_without_numbers() -> None:
+    """Cells become narrow; the picture does not grow without end."""
+    figure = plots.time_plot(_many_table(LAYERS, [f"b{number}" for number in range(60)] + ["backend-2"]))
+    assert figure is not None
+    assert not figure.axes[0].texts
+    assert figure.get_figwidth() < 20
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [(1.0, "1.0"), (9.94, "9.9"), (9.96, "10"), (0.96, "1.0"), (0.5, ".50"), (0.0312, ".031"), (9940, "9940"),
+     (25300, "25k")],
+)  # fmt: skip
+def test_a_ratio_has_two_digits(ratio: float, text: str) -> None:
+    """As few characters as will do."""
+    assert plots._ratio_text(ratio) == text
+
+
+def test_errors_of_many_backends_have_a_row_each() -> None:
+    """With their names beside them."""
+    figure = plots.error_plot(_many_table(SWEEP))
+    assert figure is not None
+    (axis,) = figure.axes
+    assert sorted(tick.get_text() for tick in axis.get_yticklabels()) == sorted(MANY)
+
+
+def test_panels_are_wrapped_into_rows() -> None:
+    """More than three do not stand side by side; each has its ticks and its name."""
+    cases = [f"{line} w={w}" for line in SWEEP[:4] for w in "abcde"]
+    figure = plots.time_plot(_many_table(cases, MANY[:4]))
+    assert figure is not None
+    drawn = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in drawn] == [f"{w} kernel" for w in "abcde"]
+    assert [bool(axis.get_xlabel()) for axis in drawn] == [False, False, True, True, True]
+    assert [bool(axis.get_ylabel()) for axis in drawn] == [True, False, False, True, False]
+
+
+def test_a_dollar_in_a_name_is_not_mathematics(tmp_path: Path) -> None:
+    """Matplotlib would read what stands between two of them."""
+    records = [_record(MIXED[0], "fft", 0, 1), _record(MIXED[1], "fft", 1, 1)]
+    for record in records:
+        record.case += " x=@$\\frac$.npy"
+    assert len(plots.save_plots(tables.figures(to_frame(records), "fft"), tmp_path)) == 6
+
+
 def test_nothing_timed_means_no_plots(tmp_path: Path) -> None:
     """Refusals alone are no picture."""
     table = _table(SWEEP)
@@ -435,7 +761,8 @@ def test_a_report_is_written_beside_the_records(run_folder: Path) -> None:
     spec = ConvSpec.parse("i280x320 k1x2 f32")
     written = write_report(run_folder, baseline="scipy-fft", matrices=[spec])
     plots_written = [f"{name}{end}" for name in ("time", "speedup", "error") for end in (".svg", ".png")]
-    assert [path.name for path in written] == ["matrix.md", "table.md", "overview.md", "table.csv", *plots_written]
+    tables_written = ["matrix.md", "table.md", "overview.md", "table.csv"]
+    assert [path.name for path in written] == [*tables_written, *plots_written, "index.html"]
     page = (run_folder / "table.md").read_text(encoding="utf-8")
     assert "A CPU, 2 of its cores usable · threads: 2 · numpy 2.4" in page
     headings = [line for line in page.splitlines() if line.startswith("### ")]

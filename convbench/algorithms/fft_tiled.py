@@ -8,30 +8,42 @@ frequency (Mathieu, Henaff and LeCun 2013; Zlateski, Jia, Li and Durand 2018).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil, log2, prod
 
 from convbench.algorithms.lowering import Lowering
-from convbench.algorithms.tiling import Scratch, TileCost, Tiled, Tiling, cheapest_tiling, lowered_taps
+from convbench.algorithms.tiling import Scratch, TileCost, Tiled, Tiling, cheapest_tiling
 from convbench.arrays import Array, Namespace
 from convbench.spec import ConvSpec
 from convbench.transforms import TransformPair, complex_of, spectrum_shape
 
 __all__ = ["TiledFFT", "choose_tiling", "overlap"]
 
-#: Products of small primes, in steps of about a tenth: from 40 on multiples of 8 (see fftw_transforms).
+#: Products of small primes in steps of about a tenth, from 40 on multiples of 8 (see fftw_transforms).
 _SIZES: tuple[int, ...] = (4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36)
 _SIZES += tuple(
     step * 2**power for power in range(2, 18) for step in (10, 11, 12, 13, 14, 16, 18) if step % 2 == 0 or power > 2
 )
+#: With neighbouring tiles beside each other in memory: sizes that FFTW has straight-line code for, and their multiples;
+#: others took two to four times as long a point (18, 24, 28, 36, 40, …).
+_SIZES_BESIDE: tuple[int, ...] = (4, 6, 8, 10, 12, 14, 16, 20, *(2**power for power in range(5, 18)))
 _CACHE_POINTS = 2**17  # of a tile; transforms of larger ones leave the L2 cache
 
 
-def _choices(taps: int, outputs: int) -> tuple[int, ...]:
-    """Return outputs of a tile: those of good sizes, up to the one that holds all; a single tap needs no transform."""
+def _choices(spec: ConvSpec) -> list[tuple[int, ...]]:
+    """Return outputs of a tile along each axis: those of good sizes."""
+    axes = Lowering(spec).axes
+    single = spec.in_channels == spec.out_channels == spec.groups and prod(axis.phases for axis in axes) == 1
+    sizes = _SIZES if single else _SIZES_BESIDE
+    return [_outputs(sizes, axis.lowered_kernel, axis.lowered_outputs) for axis in axes]
+
+
+def _outputs(good: Sequence[int], taps: int, outputs: int) -> tuple[int, ...]:
+    """Return outputs of a tile, up to the size that holds all; a single tap needs no transform."""
     if taps == 1:
         return (1,)
-    sizes = [t for t in _SIZES if t >= 2 * taps - 1 or t >= outputs + taps - 1] or [_SIZES[-1]]
+    sizes = [t for t in good if t >= 2 * taps - 1 or t >= outputs + taps - 1] or [good[-1]]
     whole = next((i for i, t in enumerate(sizes) if t >= outputs + taps - 1), len(sizes) - 1)
     return tuple(t - taps + 1 for t in sizes[: whole + 1])
 
@@ -50,14 +62,14 @@ def _cost(spec: ConvSpec) -> TileCost:
         mac_ns=0.1 * wide,
         weight_bytes=2 * spec.itemsize,
         move_ns=0.5 * wide,
+        least_tiles=64,
     )
 
 
 @lru_cache(maxsize=256)
 def choose_tiling(spec: ConvSpec) -> Tiling:
     """Return the tiles that should take the least time."""
-    axes = zip(lowered_taps(spec), Lowering(spec).axes, strict=True)
-    return cheapest_tiling(spec, [_choices(taps, axis.lowered_outputs) for taps, axis in axes], _cost(spec))
+    return cheapest_tiling(spec, _choices(spec), _cost(spec))
 
 
 def overlap(tiling: Tiling) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
@@ -23,11 +23,12 @@ from convbench.algorithms.blocking import Block, Blocked, Blocking
 from convbench.algorithms.lowering import Lowering
 from convbench.arrays import Array, Namespace
 from convbench.spec import ConvSpec
+from convbench.threads import parallel
 
 __all__ = ["Scratch", "TileCost", "Tiled", "Tiling", "cheapest_tiling", "lowered_taps", "reach_of"]
 
 _CACHE_BYTES = 2**20  # samples, spectra and products of the tiles of a block
-_LEAST_TILES = 48  # in a block of several channels: narrower matrices keep BLAS waiting for weights
+_FEW_OUTPUTS = 64
 _WEIGHTS_CHUNK_BYTES = 2**23  # of weights transformed at a time
 
 
@@ -71,6 +72,8 @@ class TileCost:
     weight_bytes: int
     move_ns: float = 0.7  # a sample into its tile, or an output out of it
     stream_ns_per_byte: float = 0.1  # transformed weights, once a block
+    block_ns: float = 50_000  # calls into the libraries for one block
+    least_tiles: int = 128  # of a block of several channels: narrower matrices keep BLAS waiting for weights
 
     def of(self, spec: ConvSpec, tiling: Tiling) -> float:
         """Return the nanoseconds of a whole call."""
@@ -81,18 +84,19 @@ class TileCost:
         macs = self.frequencies(tiling) * channels * outputs
         tile = (channels + outputs) * self.transform_ns(tiling) + moved * self.move_ns + macs * self.mac_ns
         blocks = max(1.0, tiles / tiles_of_a_block(spec, tiling, self))
-        return spec.groups * (tiles * tile + blocks * macs * self.weight_bytes * self.stream_ns_per_byte)
+        block = macs * self.weight_bytes * self.stream_ns_per_byte + self.block_ns
+        return spec.groups * (tiles * tile + blocks * block)
 
     def bytes_of_tile(self, spec: ConvSpec, tiling: Tiling) -> int:
         """Return the bytes touched for one tile of a group: samples and products, before and after transforming."""
         channels, outputs = _channels(spec)
-        frequencies = self.frequencies(tiling) * self.weight_bytes
-        return (channels + outputs) * (prod(tiling.size) * spec.itemsize + frequencies) // 2 * 2
+        lanes = 1 if channels == outputs == 1 else channels + outputs
+        return lanes * (prod(tiling.size) * spec.itemsize + self.frequencies(tiling) * self.weight_bytes)
 
 
 def tiles_of_a_block(spec: ConvSpec, tiling: Tiling, cost: TileCost) -> int:
     """Return how many tiles stay in cache, or make matrices wide enough for BLAS."""
-    least = _LEAST_TILES if prod(_channels(spec)) > 1 else 1
+    least = cost.least_tiles if prod(_channels(spec)) > 1 else 1
     return max(least, _CACHE_BYTES // cost.bytes_of_tile(spec, tiling))
 
 
@@ -188,16 +192,17 @@ class Tiled(Blocked):
 
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, tiling: Tiling, cost: TileCost) -> None:
         self._lowering, self._tiling = Lowering(spec), tiling
-        tile_bytes = cost.bytes_of_tile(spec, tiling)
-        budget = tile_bytes * tiles_of_a_block(spec, tiling, cost)
-        blocking = _TileBlocking(spec, tiling, tile_bytes, budget, threads)
+        tile_bytes, tiles = cost.bytes_of_tile(spec, tiling), tiles_of_a_block(spec, tiling, cost)
+        blocking = _TileBlocking(spec, tiling, tile_bytes, tile_bytes * tiles, 1)
+        if len(blocking) > 1:  # else one block's products are cut by frequencies: each thread reads its own weights
+            blocking = _TileBlocking(spec, tiling, tile_bytes, tile_bytes * tiles, threads)
         super().__init__(ns, spec, threads, blocking)
         self._tile_counts = blocking.tiles
         self._inputs = self._channels * self._lowering.phases
         self._single = self._inputs == self._outputs == 1
         lead = blocking.shape[0] * self._lowering.subgrids * prod(blocking.tiles(blocking.shape[2:]))
-        self._lanes_in = blocking.shape[1] * self._inputs * lead
-        self._lanes_out = blocking.shape[1] * self._outputs * lead
+        self._lanes_in = self._padded(blocking.shape[1] * self._inputs * lead)
+        self._lanes_out = self._padded(blocking.shape[1] * self._outputs * lead)
         self._frequencies = cost.frequencies(tiling)
         self.prepared_bytes = self._frequencies * spec.out_channels * self._inputs * cost.weight_bytes
         self.workspace_bytes += self._lanes * self._scratch_bytes()
@@ -218,6 +223,10 @@ class Tiled(Blocked):
     @abstractmethod
     def _transform_weights(self, taps: Array) -> Array:
         """Return G w, shape (frequencies, lanes), of taps (*r, lanes)."""
+
+    def _padded(self, lanes: int) -> int:
+        """An odd multiple of 16: rows a power of two apart would share few lines of the cache."""
+        return lanes if self._single or lanes < 64 else -(-(lanes - 16) // 32) * 32 + 16
 
     def _new_scratch(self) -> list[Any]:
         return [*super()._new_scratch(), self._make_scratch()]
@@ -278,26 +287,39 @@ class Tiled(Blocked):
 
     def _scatter(self, products: Array, y: Array) -> None:
         """Copy outputs (*m, g, O/g, n, subgrid, *tiles) to y (n, g, O/g, *space), what lies beyond y left out."""
-        ns, ndim, axes = self._ns, self._spec.ndim, self._lowering.axes
-        outputs, tiles = self._tiling.outputs, products.shape[-ndim:]
-        everything = (slice(None),) * 3
+        outputs = self._tiling.outputs
+        scatter = self._scatter_offsets if prod(outputs) <= _FEW_OUTPUTS else self._scatter_tiles
         for grid, subgrid in self._lowering.each_subgrid():
-            part = y[(..., *(axis.positions(i) for axis, i in zip(axes, subgrid, strict=True)))]
-            if 0 in part.shape:
-                continue
-            extents = part.shape[-ndim:]
-            if prod(outputs) <= prod(tiles):  # few outputs a tile: one of them in every tile at a time
-                for offset in product(*(range(min(m, p)) for m, p in zip(outputs, extents, strict=True))):
-                    target = part[(..., *(slice(a, None, m) for a, m in zip(offset, outputs, strict=True)))]
-                    source = products[(*offset, *everything, grid, *map(slice, target.shape[-ndim:]))]
-                    target[...] = ns.xp.permute_dims(source, (2, 0, 1, *range(3, 3 + ndim)))
-            else:
-                for tile in product(*map(range, tiles)):
-                    ranges = [range(i * m, min((i + 1) * m, p)) for i, m, p in zip(tile, outputs, extents, strict=True)]
-                    inner = tuple(slice(0, len(r)) for r in ranges)
-                    source = products[(*inner, *everything, grid, *tile)]
-                    target = part[(..., *(slice(r.start, r.stop) for r in ranges))]
-                    target[...] = ns.xp.permute_dims(source, (ndim + 2, ndim, ndim + 1, *range(ndim)))
+            part = y[(..., *(axis.positions(i) for axis, i in zip(self._lowering.axes, subgrid, strict=True)))]
+            if 0 not in part.shape:
+                scatter(products[(*(slice(None),) * (len(outputs) + 3), grid, ...)], part)
+
+    def _scatter_offsets(self, products: Array, y: Array) -> None:
+        """One of a tile's outputs in every tile at a time: rows of tiles are longer than rows of a tile."""
+        ndim, outputs = self._spec.ndim, self._tiling.outputs
+        for offset in product(*(range(min(m, p)) for m, p in zip(outputs, y.shape[3:], strict=True))):
+            target = y[(..., *(slice(a, None, m) for a, m in zip(offset, outputs, strict=True)))]
+            source = products[(*offset, ..., *map(slice, target.shape[3:]))]
+            target[...] = self._ns.xp.permute_dims(source, (2, 0, 1, *range(3, 3 + ndim)))
+
+    def _scatter_tiles(self, products: Array, y: Array) -> None:
+        """All whole tiles at once, then those that are cut along an axis."""
+        ns, ndim, outputs = self._ns, self._spec.ndim, self._tiling.outputs
+        pieces = []
+        for p, m in zip(y.shape[3:], outputs, strict=True):
+            whole = [(slice(0, p // m), slice(0, m))] if p >= m else []
+            cut = [(slice(p // m, p // m + 1), slice(0, p % m))] if p % m else []
+            pieces.append(whole + cut)
+        order = (ndim + 2, ndim, ndim + 1, *(a for axis in range(ndim) for a in (ndim + 3 + axis, axis)))
+        for corner in product(*pieces):
+            tiles, inner = zip(*corner, strict=True)
+            source = ns.xp.permute_dims(products[(*inner, ..., *tiles)], order)
+            ranges = (
+                slice(t.start * m, t.start * m + (t.stop - t.start) * i.stop)
+                for t, i, m in zip(tiles, inner, outputs, strict=True)
+            )
+            target = ns.reshape(y[(..., *ranges)], source.shape, copy=False)
+            target[...] = source
 
     def _multiply(self, samples: Array, weights: Array, products: Array, block: Block, tiles: int) -> None:
         """Σ_c of the products, for each frequency and group: (f, g, O/g, C') · (f, g, C', tiles)."""
@@ -306,12 +328,21 @@ class Tiled(Blocked):
         if self._single:
             values = _lanes(ns, samples, samples.ndim - 1, (groups, tiles))
             values *= ns.reshape(weights, (*samples.shape[:-1], groups, 1))
-            return
+            return None
         left = ns.reshape(samples, (self._frequencies, -1))[:, :used_in]
         right = ns.reshape(products, (self._frequencies, -1))[:, :used_out]
         left = ns.reshape(left, (self._frequencies, groups, self._inputs, tiles))
         right = ns.reshape(right, (self._frequencies, groups, self._outputs, tiles))
-        ns.matmul(weights, left, right)
+
+        def multiply(f: slice) -> None:
+            ns.matmul(weights[f, ...], left[f, ...], right[f, ...])
+
+        if len(self._blocking) > 1:
+            return multiply(slice(None))
+        edges = [self._frequencies * i // self._threads for i in range(self._threads + 1)]
+        with ns.gemm_threads(1):
+            parallel(multiply, [slice(a, b) for a, b in pairwise(edges)], self._threads)
+        return None
 
     def _count_flops(self) -> int:
         spec = self._spec

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from convbench.spec import ConvSpec
 __all__ = ["Case", "Suite", "list_suites", "load_suite"]
 
 _DATA_KEYS = ("x", "w", "seed")
-_DIRECTIVES = ("title", "tables", "budget")
+_COUNT_KEY = "count"
+_DIRECTIVES = ("title", "tables", "budget", "group")
 DEFAULT_BUDGET_S = 120.0
 _TABLES = ("matrix",)
 
@@ -32,7 +32,10 @@ class Case:
     seed : int
         Of the random numbers in them.
     weight : int
-        How often the layer occurs in what the suite stands for; no part of the line.
+        How often the layer occurs in what the suite stands for, ≥ 1. A line may end in ``count=4``, but neither this
+        nor the group is part of the case: they say what it is for, not what is timed.
+    group : str
+        What the layer belongs to, such as a network; "" for nothing.
 
     Raises
     ------
@@ -46,6 +49,9 @@ class Case:
     'n1 c1 o1 i280x320 k1x2 f32 x=photo w=edge'
     >>> Case.parse(str(case)) == case
     True
+    >>> layer = Case.parse("c64 o64 i56x56 k3 p1 count=3")
+    >>> str(layer), layer.weight, layer == Case(layer.spec)
+    ('n1 c64 o64 i56x56 k3 p1 f32', 3, True)
     """
 
     spec: ConvSpec
@@ -53,30 +59,32 @@ class Case:
     w: str = "random"
     seed: int = 0
     weight: int = field(default=1, compare=False)
+    group: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int) or self.weight < 1:
+            raise SpecError("weight", self.weight, "must be a whole number ≥ 1")
         check_tokens(self.spec, self.x, self.w, self.seed)
 
     @classmethod
     def parse(cls, line: str) -> Case:
-        """Read the tokens of a spec and, anywhere among them, ``x=``, ``w=`` and ``seed=``."""
+        """Read the tokens of a spec and, anywhere among them, ``x=``, ``w=``, ``seed=`` and ``count=`` (the weight)."""
         if not isinstance(line, str):
             raise SpecError("line", line, "must be a string such as 'i56x56 k3 p1 f32 x=noise w=random'")
         data: dict[str, str] = {}
         spec_tokens = []
         for token in line.split():
             key, equals, value = token.partition("=")
-            if not equals or key not in _DATA_KEYS:
+            if not equals or key not in (*_DATA_KEYS, _COUNT_KEY):
                 spec_tokens.append(token)
                 continue
             if key in data:
                 raise SpecError(key, token, "is given twice in one line")
             data[key] = value
         spec = ConvSpec.parse(" ".join(spec_tokens))
-        seed = data.pop("seed", "0")
-        if not (seed.isascii() and seed.isdigit() and len(seed) <= 18):
-            raise SpecError("seed", seed, "must be a whole number ≥ 0")
-        return cls(spec, data.get("x", "noise"), data.get("w", "random"), int(seed))
+        seed = _whole("seed", data.get("seed", "0"), 0)
+        count = _whole(_COUNT_KEY, data.get(_COUNT_KEY, "1"), 1)
+        return cls(spec, data.get("x", "noise"), data.get("w", "random"), seed, count)
 
     def __str__(self) -> str:
         tokens = [f"{key}={getattr(self, key)}" for key in _DATA_KEYS if getattr(self, key) != _DEFAULTS[key]]
@@ -85,6 +93,12 @@ class Case:
     def data(self) -> Data:
         """Return freshly made operands; errors as in :func:`convbench.bench.data.make_data`."""
         return make_data(self.spec, self.x, self.w, self.seed)
+
+
+def _whole(key: str, text: str, least: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) or int(text) < least:
+        raise SpecError(key, text, f"must be a whole number ≥ {least}")
+    return int(text)
 
 
 _DEFAULTS = {key: Case.__dataclass_fields__[key].default for key in _DATA_KEYS}
@@ -98,6 +112,7 @@ class Suite:
     ----------
     name, title : str
     cases : tuple of Case
+        Each case knows the group that its line stands in.
     tables : tuple of str
         Further tables that a report prints: "matrix", the operation seen as a matrix.
     budget_s : float
@@ -128,7 +143,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
     """Read a suite: a built-in's name, or the path of a file.
 
     One case a line. ``# …`` is a comment; ``#: title = …``, ``#: tables = …`` and ``#: budget = …`` (seconds) say
-    something of the whole file.
+    something of the whole file, ``#: group = …`` of the lines up to the next one (a network, of which each line is a
+    layer that occurs ``count=`` times; nothing after the sign ends the group).
 
     Raises
     ------
@@ -160,7 +176,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
 def _read_lines(label: str, lines: list[str]) -> tuple[dict[str, str], list[Case]]:
     directives: dict[str, str] = {}
     cases: list[Case] = []
-    seen: Counter[Case] = Counter()
+    seen: dict[Case, int] = {}
     for number, line in enumerate(lines, start=1):
         here = f"{label}, line {number}"
         text = line.strip()
@@ -172,12 +188,12 @@ def _read_lines(label: str, lines: list[str]) -> tuple[dict[str, str], list[Case
         if not text:
             continue
         try:
-            case = Case.parse(text)
+            case = replace(Case.parse(text), group=directives.get("group", ""))
         except SpecError as error:
             raise SpecError(here, text, str(error)) from None
-        seen[case] += 1
-        if seen[case] > 1:
-            raise SpecError(here, text, "stands in this suite already")
+        if case in seen:
+            raise SpecError(here, text, f"stands in this suite already, in line {seen[case]}")
+        seen[case] = number
         cases.append(case)
     return directives, cases
 

@@ -4,7 +4,10 @@ Inputs (shape ``spec.input_shape``):
 
 ``noise``     standard normal; with integer dtypes the same as ``integers``
 ``integers``  uniform in −4..4 (0..4 unsigned): every sum of moderate length is exact in float32
-``photo``     Matplotlib's sample photograph (600 high × 512 wide), see :func:`photograph`
+``range``     high dynamic range: normal numbers times a magnitude that falls evenly, on a logarithmic scale, from 1 at
+              the start of the last axis to 10⁻⁶ at its end
+``photo``     Matplotlib's sample photograph (600 high × 512 wide), see :func:`photograph`; mirrored where the spec asks
+              for more, grey for one channel and RGB for three
 ``@file``     a ``.npy`` array or an image file, of exactly the size that the spec asks for
 
 Weights (shape ``spec.weight_shape``):
@@ -13,7 +16,8 @@ Weights (shape ``spec.weight_shape``):
 ``rank3``     sum of 3 outer products of random vectors, one an axis (any number ≥ 1)
 ``gaussian``  separable Gaussian, σ = K/6 along each axis, unit sum
 ``box``       running mean, unit sum
-``disk``      1 within the ellipse inscribed in the kernel, unit sum
+``disk``      1 within the ellipse inscribed in the kernel (an image out of focus), unit sum
+``motion``    1 along the diagonal from first to last corner (a camera that moved), unit sum; its rank is full
 ``sobel``, ``sharpen``  the 3×3 kernels; ``edge`` the book's difference of neighbours, 1×2
 ``@file``     a ``.npy`` array
 
@@ -41,6 +45,7 @@ __all__ = ["Data", "check_tokens", "make_data", "mirrored", "photograph"]
 
 Floats = NDArray[Any]
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_LEAST_DECADE = -6  # of x=range: about as far down as float32 sees beside 1
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 
 
@@ -149,6 +154,14 @@ def _noise(spec: ConvSpec, rng: np.random.Generator) -> Floats:
     return _normal(spec, spec.input_shape, rng)
 
 
+def _high_range(spec: ConvSpec, rng: np.random.Generator) -> Floats:
+    return _normal(spec, spec.input_shape, rng) * np.logspace(0, _LEAST_DECADE, spec.input_size[-1])
+
+
+def _floating_rule(what: str, spec: ConvSpec) -> str | None:
+    return f"needs a floating dtype: its {what} are fractions" if _is_integer(spec) else None
+
+
 def _random_weights(spec: ConvSpec, rng: np.random.Generator) -> Floats:
     values = _normal(spec, spec.weight_shape, rng)
     return values if _is_integer(spec) else values / sqrt(spec.terms)
@@ -188,16 +201,21 @@ def _disk_kernel(spec: ConvSpec) -> Floats:
     return (reduce(np.add.outer, squares) <= 1).astype(np.float64)
 
 
+def _motion_kernel(spec: ConvSpec) -> Floats:
+    """One sample for each step along the longest axis, the nearest one to the straight line."""
+    steps = np.linspace(0, 1, max(spec.kernel_size))
+    kernel = np.zeros(spec.kernel_size)
+    kernel[tuple(np.rint(steps * (size - 1)).astype(int) for size in spec.kernel_size)] = 1
+    return kernel
+
+
 def _smoothing(kernel: Callable[[ConvSpec], Floats]) -> _Token:
     def make(spec: ConvSpec, rng: np.random.Generator) -> Floats:
         values = kernel(spec)
         values = values / (values.sum() * (spec.in_channels // spec.groups))
         return np.broadcast_to(values, spec.weight_shape)
 
-    def rule(spec: ConvSpec) -> str | None:
-        return "needs a floating dtype: its weights are fractions" if _is_integer(spec) else None
-
-    return _Token(make, rule)
+    return _Token(make, partial(_floating_rule, "weights"))
 
 
 def _fixed(values: list[list[int]]) -> _Token:
@@ -334,6 +352,7 @@ def _by(sizes: Iterable[int]) -> str:
 _INPUTS = {
     "noise": _Token(_noise),
     "integers": _Token(lambda spec, rng: _integers(spec, spec.input_shape, rng)),
+    "range": _Token(_high_range, partial(_floating_rule, "values")),
     "photo": _Token(_photo, _photo_rule),
 }
 _WEIGHTS = {
@@ -341,6 +360,7 @@ _WEIGHTS = {
     "gaussian": _smoothing(partial(_windows, _gaussian_window)),
     "box": _smoothing(lambda spec: np.ones(spec.kernel_size)),
     "disk": _smoothing(_disk_kernel),
+    "motion": _smoothing(_motion_kernel),
     "sobel": _fixed([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]),
     "sharpen": _fixed([[0, -1, 0], [-1, 5, -1], [0, -1, 0]]),
     "edge": _fixed([[-1, 1]]),

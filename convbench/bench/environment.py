@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +23,8 @@ __all__ = ["describe", "thread_note", "thread_pools", "utc_now"]
 
 _DISTRIBUTIONS = (
     "numpy", "scipy", "pyfftw", "threadpoolctl", "pandas", "matplotlib", "llvmlite", "numba", "torch",
-    "opencv-python-headless", "opencv-python", "jax", "cupy-cuda12x", "cupy-cuda13x",
+    "opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python", "jax",
+    "cupy-cuda12x", "cupy-cuda13x",
 )  # fmt: skip
 _FEATURES = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512_vnni", "avx512_bf16",
@@ -195,7 +197,25 @@ def _libraries() -> dict[str, str | None]:
     pyfftw = sys.modules.get("pyfftw")  # only if a backend has imported it
     if pyfftw is not None:
         versions["fftw"] = str(getattr(pyfftw, "fftw_version", None))
-    return versions | {"numpy's blas": _numpy_blas()}
+    return versions | {"numpy's blas": _numpy_blas()} | _inside_rivals()
+
+
+def _inside_rivals() -> dict[str, str | None]:
+    """What the rivals that have been imported bring along, and settings of theirs that change speed or precision."""
+    found: dict[str, str | None] = {}
+    torch, cv2, numba = (sys.modules.get(name) for name in ("torch", "cv2", "numba"))
+    if torch is not None:
+        built = torch.__config__.show()
+        onednn, mkl = (re.search(rf"{name}.*? v?(\d[\w.]*)", built) for name in ("MKL-DNN", "Math Kernel Library"))
+        found["torch's onednn"] = onednn and onednn[1]
+        found["torch's mkl"] = mkl and mkl[1]
+        found["torch's float32 precision"] = torch.get_float32_matmul_precision()  # highest: neither TF32 nor bfloat16
+    if cv2 is not None:
+        found["opencv's ipp"] = cv2.ipp.getIppVersion() if cv2.ipp.useIPP() else None
+    if numba is not None:
+        with suppress(ValueError):  # not chosen yet
+            found["numba's threading layer"] = numba.threading_layer()
+    return found
 
 
 def _numpy_blas() -> str | None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from convbench.backend import Backend
-from convbench.errors import SpecError
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
 
 __all__ = ["Known", "expected_seconds", "shrink"]
 
 PROBE_FLOPS = 2 * 10**7
-ENLARGED = 8  # times as much work in the second probe, which tells what a call costs apart from its work
-_LONG_PROBE_S = 0.3  # a first probe that takes longer is the only one
+ENLARGED = (8, 4, 2)  # times as much work in the second probe, which tells what a call costs apart from its work
+_LONG_PROBE_S = 1.0  # a second probe that should take longer, planning and preparing included, is not made
+_CLEAR_S = 0.05  # a call that takes longer is timed once: it is far above what disturbs the clock
+_MOST_FLOPS = 10**9  # really done by a probe: a second on a slow backend
+# Of the weights of a probe:
+_MOST_TERMS = 2**15  # summed into one output: some backends make a NumPy call for each
+_MOST_KERNELS = 2**14  # pairs of channels: some backends transform or factorise the kernel of each
+_MOST_WEIGHTS = 2**22
+_DENSE = 64  # times the nominal work: the backend multiplies by a dense matrix
 _LEAST_FLOPS = 10**6  # below this, what a call costs is mostly the call itself
 _ALIKE = ("op", "in_channels", "out_channels", "stride", "dilation", "groups", "tile", "boundary", "layout", "dtype")
 _NEAR = 8  # a timed call tells of others up to so many times as large; beyond, two probes say more
@@ -37,14 +43,15 @@ class Known:
 class _Rate:
     """Seconds of a call of some kind: ``overhead_s`` + ``flop_s`` · FLOPs.
 
-    ``by_weights``: the FLOPs depend on the weights' values, those of the probes being of rank 1.
+    ``share``: of the plan's FLOPs, what weights of ones cost; None where the values of weights do not matter.
     """
 
     overhead_s: float
     flop_s: float
-    by_weights: bool = False
+    share: float | None = None
 
 
+_UNKNOWN = _Rate(math.nan, math.nan)
 _RATES: dict[tuple[str, str, str, int], _Rate] = {}  # found once a process
 
 
@@ -69,13 +76,13 @@ def expected_seconds(
     known : sequence of Known
         This backend's own timed calls. The largest smaller one that differs in its sizes alone is scaled up, if it
         did at least 10⁶ FLOPs and an eighth of these; else two probes are run, once a process: :func:`shrink`'s spec
-        and one 8 times as large (no larger than ``spec``; none if the first is slow). A line through both separates
-        the cost of the call from that of the work.
+        and one 8 times as large (less if the first is slow; no larger than ``spec``). A line through both separates
+        the cost of the call from that of the work. No probe is made that should take much more than a second.
 
     Returns
     -------
     float
-        Seconds; NaN if nothing smaller can be run.
+        Seconds; NaN if nothing smaller can be run, or not on weights of ones.
 
     Raises
     ------
@@ -90,8 +97,8 @@ def expected_seconds(
     if smaller:
         nearest = max(smaller, key=lambda k: k.flops)
         return nearest.seconds * flops / nearest.flops
-    rate = _rate(backend, spec, threads)
-    likened = _flops_of_ones(backend, spec, threads) if rate.by_weights else flops
+    rate = _rate(backend, spec, threads, flops)
+    likened = flops if rate.share is None else backend.plan(spec, threads=threads).flops * rate.share
     # Weights of a higher rank than the probes' make the same calls more often: their overhead grows as their work does.
     return (rate.overhead_s + rate.flop_s * likened) * flops / likened if likened else rate.overhead_s
 
@@ -103,65 +110,131 @@ def _alike(a: ConvSpec, b: ConvSpec) -> bool:
 def shrink(spec: ConvSpec, max_flops: float = PROBE_FLOPS) -> ConvSpec:
     """Return the spec with batch 1 and its largest axes halved until it does at most ``max_flops``.
 
-    Kernel, channels and all else stay, padding words too, so the probe does the same kind of work. It may remain above
+    Kernel, channels and all else stay, padding words too, so the probe does the same kind of work. Only beyond 2¹⁵
+    terms, 2¹⁴ kernels (O·C/groups) or 2²² weights are they halved too, explicit padding with them. It may remain above
     ``max_flops`` where nothing more can be halved.
 
     >>> print(shrink(ConvSpec.parse("n8 c64 o64 i224x224 k3 psame f32")))
     n1 c64 o64 i14x14 k3 psame f32
+    >>> print(shrink(ConvSpec.parse("i4096x4096 k1001 p500 f32")))
+    n1 c1 o1 i16x16 k125x250 p63x125 f32
     """
     small = spec.replace(batch=min(spec.batch, 1))
+    while _too_many_weights(small):
+        small = _with_fewer_weights(small)
     while small.flops > max_flops:
-        halved = next(_halved(small), None)
+        halved = _halved(small)
         if halved is None:
             break
         small = halved
     return small
 
 
-def _halved(spec: ConvSpec) -> Iterator[ConvSpec]:
-    """The spec with one axis halved, the largest first, where an output remains."""
+def _too_many_weights(spec: ConvSpec) -> bool:
+    kernels = spec.out_channels * spec.in_channels // spec.groups
+    return spec.terms > _MOST_TERMS or kernels > _MOST_KERNELS or spec.out_channels * spec.terms > _MOST_WEIGHTS
+
+
+def _with_fewer_weights(spec: ConvSpec) -> ConvSpec:
+    """The spec with the largest of these halved: taps, channels in and out of a group, groups."""
+    taps, groups = prod(spec.kernel_size), spec.groups
+    inner, outer = spec.in_channels // groups, spec.out_channels // groups
+    largest = max(taps, inner, outer, groups)
+    if largest == taps:
+        return _with_half_the_kernel(spec)
+    if largest == inner:
+        inner //= 2
+    elif largest == outer:
+        outer //= 2
+    else:
+        groups //= 2
+    return spec.replace(groups=groups, in_channels=inner * groups, out_channels=outer * groups)
+
+
+def _with_half_the_kernel(spec: ConvSpec) -> ConvSpec:
+    """The longest axis of the kernel halved, its padding in proportion: rounded up, so that an output remains."""
+    kernel_size, padding = list(spec.kernel_size), list(spec.padding)
+    axis = kernel_size.index(max(kernel_size))
+    before, after = kernel_size[axis], kernel_size[axis] // 2
+    kernel_size[axis] = after
+    padding[axis] = tuple(-(-pad * (after - 1) // (before - 1)) for pad in padding[axis])  # type: ignore[assignment]
+    return spec.replace(kernel_size=tuple(kernel_size), padding=spec.padding_word or padding)
+
+
+def _halved(spec: ConvSpec) -> ConvSpec | None:
+    """The spec with one axis halved, or as far as an output remains: the largest axis for which that is possible."""
     for axis in sorted(range(spec.ndim), key=lambda a: -spec.input_size[a]):
-        size = spec.input_size[axis]
-        if size > 1:
-            try:
-                yield spec.replace(input_size=(*spec.input_size[:axis], size // 2, *spec.input_size[axis + 1 :]))
-            except SpecError:  # no output left along this axis
-                continue
+        size, extent = spec.input_size[axis], spec.dilation[axis] * (spec.kernel_size[axis] - 1) + 1
+        least = max(1, extent - sum(spec.padding[axis]))
+        smaller = size // 2 if size // 2 >= least else (size + least) // 2
+        if smaller < size:
+            return spec.replace(input_size=(*spec.input_size[:axis], smaller, *spec.input_size[axis + 1 :]))
+    return None
 
 
-def _rate(backend: Backend, spec: ConvSpec, threads: int) -> _Rate:
-    small, large = (shrink(spec, most) for most in (PROBE_FLOPS, ENLARGED * PROBE_FLOPS))
-    key = (backend.name, backend.implementation, f"{small}, {large}", threads)
+def _rate(backend: Backend, spec: ConvSpec, threads: int, flops: int) -> _Rate:
+    small, *larger = (_probe_spec(spec, flops, times * PROBE_FLOPS) for times in (1, *ENLARGED))
+    key = (backend.name, backend.implementation, f"{small}, {larger[0]}", threads)
     if key not in _RATES:
         try:
-            _RATES[key] = _probe(backend, small, large, threads)
-        except Exception:  # whatever goes wrong here, the real call will show it better
-            _RATES[key] = _Rate(math.nan, math.nan)
+            _RATES[key] = _probe(backend, small, larger, threads)
+        except (Exception, SystemExit):  # whatever goes wrong here, the real call will show it better
+            _RATES[key] = _UNKNOWN
     return _RATES[key]
 
 
-def _probe(backend: Backend, small: ConvSpec, large: ConvSpec, threads: int) -> _Rate:
-    flops, seconds, by_weights = _timed(backend, small, threads)
-    if large == small or not seconds <= _LONG_PROBE_S:
-        return _Rate(0.0, seconds / flops, by_weights)
-    more_flops, more_seconds, _ = _timed(backend, large, threads, once=seconds > _LONG_PROBE_S / ENLARGED)
-    slope = (more_seconds - seconds) / (more_flops - flops) if more_flops > flops else 0.0
-    overhead_s = seconds - slope * flops
+def _probe_spec(spec: ConvSpec, flops: int, most: int) -> ConvSpec:
+    """Shrink ``spec``, of which the backend makes ``flops``, to about ``most``: a dense matrix by its square root."""
+    dense = flops > _DENSE * spec.flops
+    return shrink(spec, spec.flops * math.sqrt(min(1.0, most / flops)) if dense else most)
+
+
+def _probe(backend: Backend, small: ConvSpec, larger: Sequence[ConvSpec], threads: int) -> _Rate:
+    first = _timed(backend, small, threads)
+    if first is None:
+        return _UNKNOWN
+    alone = _Rate(0.0, first.seconds / first.flops, first.share)
+    for large, times in zip(larger, ENLARGED, strict=True):
+        if large != small and times * (first.setup_s + first.seconds) <= _LONG_PROBE_S:
+            second = _timed(backend, large, threads, once=times * first.seconds > _CLEAR_S)
+            return alone if second is None else _line(first, second)
+    return alone
+
+
+def _line(first: _Timed, second: _Timed) -> _Rate:
+    """Draw a line through two probes; through the larger and the origin if there is none that rises from above it."""
+    more = second.flops - first.flops
+    slope = (second.seconds - first.seconds) / more if more > 0 else 0.0
+    overhead_s = first.seconds - slope * first.flops
     if slope > 0 and overhead_s > 0:
-        return _Rate(overhead_s, slope, by_weights)
-    return _Rate(0.0, more_seconds / more_flops, by_weights)
+        return _Rate(overhead_s, slope, first.share)
+    return _Rate(0.0, second.seconds / second.flops, first.share)
 
 
-def _timed(backend: Backend, spec: ConvSpec, threads: int, *, once: bool = False) -> tuple[int, float, bool]:
-    """Run the spec on weights of rank 1, which every backend takes: to warm up, then twice by the clock; or once.
+@dataclass(frozen=True)
+class _Timed:
+    """A probe that was run: FLOPs and seconds of a call, seconds to plan and prepare; see :class:`_Rate`."""
 
-    Returns the FLOPs, the least seconds, and whether the weights' values decide on the FLOPs.
+    flops: int
+    seconds: float
+    setup_s: float
+    share: float | None
+
+
+def _timed(backend: Backend, spec: ConvSpec, threads: int, *, once: bool = False) -> _Timed | None:
+    """Run the spec on ones, of rank 1 as every backend takes them: to warm up, then by the clock; or once.
+
+    None if the backend refuses the spec, or would take too long.
     """
     if prod(spec.output_shape) == 0 or backend.why_not(spec) is not None:
-        return 1, math.nan, False
+        return None
+    began = time.perf_counter()
     plan = backend.plan(spec, threads=threads)
+    if plan.flops > _MOST_FLOPS:
+        return None
     x, w, bias = _ones(spec)
     weights = plan.prepare(w)
+    setup_s = time.perf_counter() - began
     if not once:
         plan(x, weights, bias)
     seconds = math.inf
@@ -169,15 +242,11 @@ def _timed(backend: Backend, spec: ConvSpec, threads: int, *, once: bool = False
         began = time.perf_counter()
         plan(x, weights, bias)
         seconds = min(seconds, time.perf_counter() - began)
+        if seconds > _CLEAR_S:
+            break
     own_flops = getattr(weights, "flops", None)
-    return own_flops or plan.flops, seconds, bool(own_flops)
-
-
-def _flops_of_ones(backend: Backend, spec: ConvSpec, threads: int) -> int:
-    import numpy as np
-
-    weights = backend.plan(spec, threads=threads).prepare(np.ones(spec.weight_shape, spec.dtype))
-    return int(weights.flops)
+    share = own_flops / plan.flops if own_flops and plan.flops else None
+    return _Timed(own_flops or plan.flops, seconds, setup_s, share)
 
 
 def _ones(spec: ConvSpec) -> tuple[Any, Any, Any]:

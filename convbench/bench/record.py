@@ -63,7 +63,11 @@ class Record:
     workspace_declared_bytes, workspace_measured_bytes, flops_nominal, flops_executed, bytes_min : int
     checksum : str
         Of the last timed output (BLAKE2b, 64 bits).
-    weight, seed : int
+    weight : int
+        How often the layer occurs in what its suite stands for.
+    group : str
+        What the layer belongs to, such as a network; "" for nothing.
+    seed : int
     mode : str
         "hot": every call has the same buffers.
     time : str
@@ -100,6 +104,7 @@ class Record:
     bytes_min: int | None = None
     checksum: str | None = None
     weight: int = 1
+    group: str = ""
     mode: str = "hot"
     seed: int = 0
     time: str = ""

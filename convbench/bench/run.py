@@ -21,7 +21,7 @@ from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, Record, appen
 from convbench.bench.timing import MIN_SAMPLE_S, fair_share, heap_set_aside
 from convbench.bench.worker import SLOW_CALL_S, Evidence, Limits, Verified, sample, verify
 from convbench.errors import MissingDependency, SpecError
-from convbench.registry import all_backends, get_backend, protocol_problem
+from convbench.registry import all_backends, get_backend, protocol_problem, what_is_missing
 from convbench.threads import resolve
 
 __all__ = ["Event", "Options", "PairDone", "PairVerified", "PassStarted", "Started", "new_run_folder", "run_cases"]
@@ -51,6 +51,8 @@ class Options:
         For the whole run. It wins over the number of samples: what is left is shared among the visits still to come.
     seed : int
         Of the orders.
+    timed : bool
+        False: every pair is verified by one call, its error recorded, and nothing is timed; there are no passes.
     """
 
     threads: int | None = None
@@ -59,6 +61,7 @@ class Options:
     memory_limit_bytes: int = 2 * 2**30
     budget_s: float | None = 120.0
     seed: int = 0
+    timed: bool = True
 
     def __post_init__(self) -> None:
         resolve(self.threads)
@@ -68,6 +71,13 @@ class Options:
         _positive("time_limit_s", self.time_limit_s)
         if self.budget_s is not None:
             _positive("budget_s", self.budget_s)
+        if not isinstance(self.timed, bool):
+            raise SpecError("timed", self.timed, "must be True or False")
+
+    @property
+    def passes_made(self) -> int:
+        """Passes that the run will make: none if nothing is timed."""
+        return self.passes if self.timed else 0
 
 
 def _whole(name: str, value: object, least: int) -> None:
@@ -221,20 +231,20 @@ class _Run:
         self.threads = resolve(options.threads)
         self.run_id = f"{utc_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self.data = _HeldData(self.cases)
-        self.done, self.total = 0, len(self.pairs) * (1 + options.passes)
+        self.done, self.total = 0, len(self.pairs) * (1 + options.passes_made)
         self.overheads_s: list[float] = []
         self.level_s = 0.0
 
     def run(self) -> None:
         self._check_files()
         for backend in self.backends:
-            backend.unavailable()  # imports its libraries, whose thread pools are then held too
+            what_is_missing(backend)  # imports its libraries, whose thread pools are then held too
         with ExitStack() as stack:
             self._open_folder(stack.enter_context(thread_pools(self.threads)))
             self.tell(Started(self.total))
             self._verify_all()
             stack.enter_context(heap_set_aside())
-            for number in range(1, self.options.passes + 1):
+            for number in range(1, self.options.passes_made + 1):
                 self.tell(PassStarted(number, self.options.passes))
                 self._pass(number)
 
@@ -285,15 +295,17 @@ class _Run:
         """
         pairs = sorted(self.pairs, key=lambda pair: pair.case.spec.flops)  # stable: a case's pairs stay together
         known: dict[str, list[Known]] = {backend.name: [] for backend in self.backends}
+        calls = 2 if self.options.timed else 1
+        kept_s = (self.options.budget_s or 0) * (1 - VERIFYING_SHARE) * self.options.timed
         for position, pair in enumerate(pairs):
             evidence = self.data.evidence(pair.case)
-            late = self._left_s() < (self.options.budget_s or 0) * (1 - VERIFYING_SHARE)
+            late = self._left_s() < kept_s
             pair.verified = verify(
                 evidence,
                 pair.backend,
                 self.run_id,
                 threads=self.threads,
-                limits=Limits(0.0 if late else self.options.time_limit_s, self.options.memory_limit_bytes),
+                limits=Limits(0.0 if late else self.options.time_limit_s, self.options.memory_limit_bytes, calls),
                 known=known[pair.backend.name],
             )
             if position + 1 == len(pairs) or pairs[position + 1].case is not pair.case:
@@ -301,8 +313,8 @@ class _Run:
             if pair.verified.known is not None:
                 known[pair.backend.name].append(pair.verified.known)
             record = pair.verified.record
-            if record.status != "ok":
-                self._settle(pair, record, 1 + self.options.passes)
+            if record.status != "ok" or not self.options.timed:
+                self._settle(pair, record, 1 + self.options.passes_made)
                 continue
             pair.call_s = pair.spent_s = pair.verified.call_s
             self.done += 1

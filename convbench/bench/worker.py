@@ -19,13 +19,14 @@ from convbench.backend import Backend
 from convbench.bench.cases import Case
 from convbench.bench.data import Data
 from convbench.bench.environment import utc_now
-from convbench.bench.predict import Known, expected_seconds
+from convbench.bench.predict import PROBE_FLOPS, Known, expected_seconds
 from convbench.bench.record import Record
 from convbench.bench.timing import garbage_collector_off, measure
-from convbench.errors import BackendUnavailable, MissingDependency, UnsupportedSpec
+from convbench.errors import BackendUnavailable, MissingDependency, UnsupportedSpec, one_line
 from convbench.memory import measure_workspace
 from convbench.oracle import Truth
 from convbench.refusals import memory, refuse
+from convbench.registry import implementation_of
 
 __all__ = ["SLOW_CALL_S", "Evidence", "Limits", "Verified", "judge_again", "sample", "verify"]
 
@@ -37,10 +38,21 @@ SLOW_CALL_S = 0.5
 
 @dataclass(frozen=True)
 class Limits:
-    """What one pair may cost. A ``time_s`` of 0 means that no time is left for it."""
+    """What one pair may cost.
+
+    Attributes
+    ----------
+    time_s : float
+        Of ``calls`` calls together; 0 means that no time is left for the pair.
+    memory_bytes : int
+    calls : int
+        2: one to verify the pair, and one by the clock. 1 for a pair that will not be timed; then its workspace is
+        not measured either, which takes a further call.
+    """
 
     time_s: float
     memory_bytes: int
+    calls: int = 2
 
 
 class Evidence:
@@ -134,13 +146,14 @@ def _blank(case: Case, backend: Backend, run_id: str, threads: int) -> Record:
         case=str(case),
         spec=str(case.spec),
         backend=backend.name,
-        implementation=backend.implementation,
+        implementation=implementation_of(backend),
         kind=backend.kind,
         device=backend.device,
         threads=threads,
         flops_nominal=case.spec.flops,
         bytes_min=case.spec.bytes_min,
         weight=case.weight,
+        group=case.group,
         seed=case.seed,
         time=_now(),
     )
@@ -158,29 +171,25 @@ def _outcome(record: Record) -> Iterator[None]:
     except _Settled as settled:
         record.status, record.reason = settled.args
     except (BackendUnavailable, MissingDependency) as error:  # the latter while the case's data are made
-        record.status, record.reason = "unavailable", _one_line(error)
+        record.status, record.reason = "unavailable", one_line(error)
     except UnsupportedSpec as error:  # UnsupportedWeights is one
-        record.status, record.reason = "unsupported", _one_line(error).removeprefix(f"{record.backend}: ")
+        record.status, record.reason = "unsupported", one_line(error).removeprefix(f"{record.backend}: ")
     except MemoryError as error:
-        record.status, record.reason = "out-of-memory", _one_line(error) or "allocation failed"
-    except Exception as error:  # a backend may raise anything; it must cost one row, not the run
-        record.status, record.reason = "failed", f"{type(error).__name__}: {_one_line(error)}"
+        record.status, record.reason = "out-of-memory", one_line(error) or "allocation failed"
+    except (Exception, SystemExit) as error:  # a backend may raise anything; it must cost one row, not the run
+        record.status, record.reason = "failed", f"{type(error).__name__}: {one_line(error)}"
     if record.status != "ok":
         record.samples_s, record.batch, record.stop_reason, record.first_call_s = [], None, None, None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _refuse(case: Case, backend: Backend, limits: Limits) -> None:
     """Raise if the backend says no, if the operands alone are too large, or if there is no time."""
     missing = backend.unavailable()
     if missing is not None:
-        raise _Settled("unavailable", missing)
+        raise _Settled("unavailable", one_line(missing))
     reason = backend.why_not(case.spec)
     if reason is not None:
-        raise _Settled("unsupported", reason)
+        raise _Settled("unsupported", one_line(reason))
     _check_memory(case.spec.bytes_min, limits)
     if not limits.time_s:
         raise _Settled("skipped", refuse("work", "the run's time was spent before this pair's turn"))
@@ -200,15 +209,16 @@ def _verify(
         raise _Settled("unsupported", refuse("data", "hold NaN or infinity, which this method spreads"))
     data = evidence.data.copy()
     plan, record.plan_s = _timed(partial(backend.plan, spec, threads=threads))
-    record.workspace_declared_bytes = plan.workspace_bytes
-    prepared_bytes = plan.prepared_bytes
-    _check_memory(plan.workspace_bytes + prepared_bytes + spec.bytes_min, limits)
+    record.workspace_declared_bytes = int(plan.workspace_bytes)
+    _check_memory(record.workspace_declared_bytes + int(plan.prepared_bytes) + spec.bytes_min, limits)
     weights, record.prepare_s = _timed(partial(plan.prepare, data.w))
-    record.flops_executed = getattr(weights, "flops", None) or plan.flops
-    expected_s = expected_seconds(backend, spec, threads, flops=record.flops_executed, known=known)
+    record.flops_executed = int(getattr(weights, "flops", None) or plan.flops)
+    expected_s = 0.0
+    if limits.calls > 1 or spec.flops > PROBE_FLOPS:  # else the one call is no longer than those that predict it
+        expected_s = expected_seconds(backend, spec, threads, flops=record.flops_executed, known=known)
     _check_time("should take", expected_s, limits)
     traced = partial(measure_workspace, backend, spec, *data, threads=threads)
-    if expected_s >= SLOW_CALL_S:
+    if expected_s >= SLOW_CALL_S and limits.calls > 1:
         del plan, weights  # the traced call makes its own
         record.workspace_measured_bytes, y = traced()
         verified.call_s = expected_s
@@ -218,15 +228,18 @@ def _verify(
     record.first_call_s = verified.call_s = first_call_s
     _judge(verified, backend, y, evidence)
     verified.known = Known(spec, record.flops_executed, first_call_s)
+    if limits.calls == 1:
+        return
     _check_time("took", first_call_s, limits)
     del plan, weights
     record.workspace_measured_bytes, _ = traced()
 
 
 def _check_time(verb: str, call_s: float, limits: Limits) -> None:
-    """The least that a pair costs is one call to verify it and one by the clock."""
-    if 2 * call_s > limits.time_s:
-        text = f"one call {verb} {call_s:.3g} s, and two are needed; the limit is {limits.time_s:g} s"
+    """The least that a pair costs is one call to verify it and, if it will be timed, one by the clock."""
+    if limits.calls * call_s > limits.time_s:
+        needed = ", and two are needed" * (limits.calls > 1)
+        text = f"one call {verb} {call_s:.3g} s{needed}; the limit is {limits.time_s:g} s"
         raise _Settled("skipped", refuse("work", text))
 
 

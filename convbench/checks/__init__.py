@@ -21,7 +21,7 @@ from convbench.checks.numerics import NUMERICS
 from convbench.checks.properties import PROPERTIES
 from convbench.checks.specs import EDGE_LINES, LARGE_LINES, random_spec
 from convbench.checks.subject import CheckFunction, Failure, Refusal, Subject
-from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec, UnsupportedWeights
+from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec, UnsupportedWeights, one_line
 from convbench.refusals import TOPICS
 from convbench.registry import get_backend, protocol_problem
 from convbench.spec import ConvSpec
@@ -84,10 +84,10 @@ class Check:
             status, message = self._judge_refusal_of_weights(error)
         except Failure as failure:
             status, message = "failed", str(failure)
-        except Exception as error:  # a strange backend may raise anything; the battery goes on
+        except (Exception, SystemExit) as error:  # a strange backend may raise anything; the battery goes on
             where = extract_tb(error.__traceback__)[-1]
             place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
-            status, message = "failed", f"raised {type(error).__name__}: {error} ({place})"
+            status, message = "failed", f"raised {type(error).__name__}: {one_line(error)} ({place})"
         if status == "failed":
             message = ": ".join(filter(None, (self.backend, str(self.spec or ""), self.name, message)))
         return CheckResult(self.name, self.spec, status, message)
@@ -192,7 +192,7 @@ def _says_none(question: Callable[[], str | None]) -> bool:
     """Is the answer None? An exception is no: the check that follows asks again and reports it."""
     try:
         return question() is None
-    except Exception:
+    except (Exception, SystemExit):
         return False
 
 

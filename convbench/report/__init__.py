@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from convbench.spec import ConvSpec
 
-__all__ = ["DEFAULT_BASELINE", "machine", "matrix_specs", "write_report"]
+__all__ = ["DEFAULT_BASELINE", "PAGE_FILE", "machine", "matrix_specs", "run_title", "write_report"]
 
 DEFAULT_BASELINE = "scipy-fft"
+PAGE_FILE = "index.html"
 _MATRIX_FILE = "matrix.md"
 
 
@@ -28,7 +29,9 @@ def write_report(
     matrices: Sequence[ConvSpec] = (),
     note: Callable[[str], None] = warnings.warn,
 ) -> list[Path]:
-    """Write table.md, table.csv, overview.md and the plots (SVG and PNG) of a run beside its records.
+    """Write table.md, table.csv, overview.md, the plots (SVG and PNG) and index.html of a run beside its records.
+
+    A run in which nothing was timed has accuracy.md, accuracy.csv and their plot instead.
 
     Parameters
     ----------
@@ -66,6 +69,11 @@ def write_report(
     if records.empty:
         note("no pair was finished, so there are no tables")
         return written
+    from convbench.report.accuracy import is_untimed, write_accuracy
+
+    if is_untimed(records):
+        written += write_accuracy(records, folder, note)
+        return [*written, _write_page(records, folder, None, matrices, written)]
     from convbench.report.tables import figures
 
     table = figures(records, baseline)
@@ -74,10 +82,10 @@ def write_report(
     from convbench.report.plots import save_plots
 
     try:
-        return written + save_plots(table, folder)
+        written += save_plots(table, folder)
     except MissingDependency as missing:
         note(str(missing))
-        return written
+    return [*written, _write_page(records, folder, baseline, matrices, written)]
 
 
 def matrix_specs(folder: str | Path) -> list[ConvSpec]:
@@ -87,6 +95,16 @@ def matrix_specs(folder: str | Path) -> list[ConvSpec]:
     path = Path(folder) / _MATRIX_FILE
     page = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [ConvSpec.parse(line) for line in re.findall("^## `(.*)`$", page, re.MULTILINE)]
+
+
+def run_title(folder: str | Path) -> str:
+    """Name a run: the suites in its folder's name, without the time.
+
+    >>> run_title("results/20261121T075917Z-cnn-layers+filters"), run_title("results/reference-kernel-size")
+    ('cnn-layers + filters', 'reference-kernel-size')
+    """
+    name = Path(folder).resolve().name
+    return re.sub(r"^\d{8}T\d{6}Z-", "", name).replace("+", " + ")
 
 
 def machine(environment: Mapping[str, Any]) -> str:
@@ -127,6 +145,29 @@ def _write_tables(table: pd.DataFrame, environment: Mapping[str, Any], folder: P
         path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
         written.append(path)
     return written
+
+
+def _write_page(
+    records: pd.DataFrame, folder: Path, baseline: str | None, matrices: Sequence[ConvSpec], written: Sequence[Path]
+) -> Path:
+    """Write index.html, with the plots among what was written; without a baseline it is about errors alone."""
+    from convbench.report.matrix import matrix_table
+    from convbench.report.page import Page, page
+    from convbench.report.tables import figures
+
+    content = Page(
+        title=run_title(folder),
+        table=figures(records, baseline),
+        baseline=baseline or "",
+        environment=records.attrs.get("environment", {}),
+        plots={path.stem: path.read_text(encoding="utf-8") for path in written if path.suffix == ".svg"},
+        extras={f"The same operation seen as a matrix: {spec}": matrix_table(spec) for spec in matrices},
+        unread=records.attrs.get("problems", ()),
+        timed=baseline is not None,
+    )
+    path = folder / PAGE_FILE
+    path.write_text(page(content), encoding="utf-8")
+    return path
 
 
 def _write_matrices(specs: Sequence[ConvSpec], folder: Path) -> list[Path]:

@@ -49,7 +49,7 @@ class Layout:
     common : str
         The tokens that all cases share.
     varies : str or None
-        The one numeric field of the spec that varies, if there is just one.
+        The one numeric field of the spec that varies, if there is just one, and in every panel.
     panels : mapping of str to (mapping of int to str)
         Where ``varies`` is set: everything else that varies (such as ``w=gaussian``) → value of the
         field → case line.
@@ -101,8 +101,8 @@ def layout_of(cases: Iterable[str]) -> Layout:
     common = " ".join(token for key, token in first.items() if key not in varying and token != "seed=0")
     numbered = {case: f"#{number} {_written(case, varying)}" for number, case in enumerate(tokens, 1)}
     numeric = [key for key in varying if _KEYS.get(key) in _NUMERIC]
-    # padding that follows the kernel (p1 at k3, p2 at k5) is not a second variable
-    others = [key for key in varying if key not in numeric and not (key == "p" and numeric == ["k"])]
+    # padding that follows the kernel (p1 at k3, p2 at k5) or its dilation is not a second variable
+    others = [key for key in varying if key not in numeric and not (key == "p" and numeric in (["k"], ["d"]))]
     if len(tokens) == 1:
         return Layout({case: case for case in tokens}, "")
     if len(numeric) != 1:
@@ -114,6 +114,8 @@ def layout_of(cases: Iterable[str]) -> Layout:
         if value is None or value in panel:
             return Layout(numbered, common)
         panel[value] = case
+    if any(len(panel) == 1 for panel in panels.values()):  # nothing varies within it
+        return Layout(numbered, common)
     ordered = {name: dict(sorted(panel.items())) for name, panel in panels.items()}
     labels = {case: _join(entry, varying) for case, entry in tokens.items()}
     return Layout(labels, common, _KEYS[numeric[0]], ordered)

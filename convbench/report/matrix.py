@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from math import prod
 
 from convbench import refusals
+from convbench.algorithms.matrix import dense_bytes, shape_of_matrix, why_not_dense
 from convbench.errors import UnsupportedSpec
 from convbench.geometry import outputs_in_bounds
 from convbench.report.text import Column, Grid, Row
 from convbench.spec import ConvSpec
 
-__all__ = ["DENSE_LIMIT_BYTES", "MatrixFigures", "matrix_figures", "matrix_table"]
-
-DENSE_LIMIT_BYTES = 2 * 2**30
+__all__ = ["MatrixFigures", "matrix_figures", "matrix_table"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ def matrix_figures(spec: ConvSpec) -> list[MatrixFigures]:
 
     Notes
     -----
-    A row with m entries costs m multiplications and m − 1 additions. Every number is stored with the
-    spec's dtype; the sparse matrix's indices come on top.
+    A row with m entries costs m multiplications and m − 1 additions. The dense matrix is one a group, as the
+    backend ``matrix-dense`` holds it. The sparse matrix's indices come on top.
 
     Examples
     --------
@@ -61,13 +60,13 @@ def matrix_figures(spec: ConvSpec) -> list[MatrixFigures]:
     biases = prod(spec.output_shape) * (spec.bias != "none")
     entries = spec.in_bounds_macs // spec.batch if spec.batch else 0
     rows = spec.out_channels * prod(spec.output_size)
-    dense = rows * spec.in_channels * prod(spec.input_size)
+    dense = spec.groups * prod(shape_of_matrix(spec))
     forward = spec.multiplications + spec.additions
     sparse = spec.batch * (2 * entries - _rows_with_entries(spec)) + biases
     return [
         MatrixFigures("convolution", prod(spec.weight_shape), forward),
         MatrixFigures("sparse matrix", entries, sparse),
-        MatrixFigures("dense matrix", dense, spec.batch * (2 * dense - rows) + biases, _dense_note(dense, spec)),
+        MatrixFigures("dense matrix", dense, spec.batch * (2 * dense - rows) + biases, _dense_note(spec)),
     ]
 
 
@@ -80,9 +79,9 @@ def _rows_with_entries(spec: ConvSpec) -> int:
     return spec.out_channels * prod(map(outputs_in_bounds, *axes))
 
 
-def _dense_note(dense: int, spec: ConvSpec) -> str:
-    refusal = refusals.memory(dense * spec.itemsize, DENSE_LIMIT_BYTES)
-    return f"refused: {refusal}" if refusal else refusals.human_bytes(dense * spec.itemsize)
+def _dense_note(spec: ConvSpec) -> str:
+    refusal = why_not_dense(spec)
+    return f"refused: {refusal}" if refusal else refusals.human_bytes(dense_bytes(spec))
 
 
 def matrix_table(spec: ConvSpec) -> Grid:

@@ -1,13 +1,15 @@
-"""The comparison table of a run, its overview, and the same as CSV. Pure functions of its records."""
+"""The comparison table of a run, its overview and summaries, and CSV. Pure functions of its records."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from convbench.bench import statistics
 from convbench.bench.record import STATUSES
+from convbench.bench.statistics import fastest
 from convbench.refusals import human_bytes
 from convbench.report.layout import Layout, data_title, layout_of
 from convbench.report.text import DASH, Column, Grid, Row, human_interval, human_number, human_seconds, missing
@@ -19,15 +21,18 @@ __all__ = [
     "LEGEND",
     "MARK",
     "Overview",
+    "Section",
     "backend_order",
     "comparison",
     "csv_text",
     "fastest",
     "figures",
     "layout_of_table",
+    "means_section",
     "overview",
     "problems",
     "result_row",
+    "totals_section",
 ]
 
 #: What the columns of the comparison mean; ``{baseline}`` is to be filled in.
@@ -45,6 +50,23 @@ MARK = (
     "marked: the fastest of its case, and whatever is not separated from it: separated is what has both its 95 % "
     "interval and, from two passes on, all its passes' medians apart from the fastest one's"
 )
+
+#: What the columns of the summaries mean; ``{baseline}`` is to be filled in.
+TOTALS_LEGEND = (
+    "total: the median times of all layers with this one backend, each as often as it occurs; a backend that lacks "
+    "layers has none. passes: the least and the greatest total of a single pass, a spread and not a 95 % interval. "
+    "over best: its time over that of the best of all, on the layers that it does. chosen: layers in which it is the "
+    "fastest. best of all (of own): the fastest backend for each layer, as a perfect selector would choose; chosen and "
+    "timed by the same samples, so slightly too good"
+)
+MEANS_LEGEND = (
+    "geometric means, each case as often as it occurs. fastest: cases in which nothing is faster, ties included. "
+    "over best: its time over the fastest one's, on the cases that it did; these differ, so compare backends only "
+    "where they did the same ones (common: those that all did). speed-up: over {baseline}, on the cases that both did"
+)
+
+#: A matrix of times that is wider than this gives way to the fastest few of each case.
+MATRIX_WIDTH = 100
 
 #: One word a status, short enough for a cell of the overview.
 _SHORT = {"unsupported": "refused", "unavailable": "absent", "out-of-memory": "memory"}
@@ -70,8 +92,6 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
         times, so wider than need be), speedup_with_prepare (of the sums of prepare_s and time_s); cases in the
         suite's order, the fastest backend first.
     """
-    from convbench.bench import statistics
-
     table = statistics.summarise(records)
     present = baseline is not None and baseline in set(table["backend"])
     table["baseline"] = baseline if present else None
@@ -101,28 +121,6 @@ def backend_order(table: pd.DataFrame) -> list[str]:
     """Own backends first, then the rivals, each by name, and the reference last: the same in every table and plot."""
     kinds = dict(zip(table["backend"], table["kind"], strict=True))
     return sorted(kinds, key=lambda name: (name == "reference", kinds[name] != "own", name))
-
-
-def fastest(rows: Sequence[Figure]) -> set[str]:
-    """Return the fastest backend of one case, and those that nothing separates from it (see :data:`MARK`)."""
-    timed = [row for row in rows if row["status"] == "ok" and not missing(row["time_s"])]
-    if not timed:
-        return set()
-    best = min(timed, key=lambda row: float(row["time_s"]))
-    return {best["backend"]} | {row["backend"] for row in timed if not _separated(row, best)}
-
-
-def _separated(row: Figure, best: Figure) -> bool:
-    """Return whether a backend is slower than the best beyond doubt.
-
-    Samples of one pass are not independent, so that an interval from few passes is too narrow: the medians of the
-    passes, where there are two or more, must lie apart as well. Without an interval the time stands for it.
-    """
-    low, high = (
-        entry["time_s"] if missing(entry[end]) else entry[end] for entry, end in ((row, "low_s"), (best, "high_s"))
-    )
-    own, its = (list(entry["pass_medians_s"].values()) for entry in (row, best))
-    return bool(low > high) and (min(len(own), len(its)) < 2 or min(own) > max(its))
 
 
 # -- the comparison ---------------------------------------------------------------------------------
@@ -196,39 +194,83 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A table with its title and a legend.
+
+    Attributes
+    ----------
+    title : str
+    grid : Grid
+    legend : str
+    wide : bool
+        Too wide for a screen: for files only.
+    """
+
+    title: str
+    grid: Grid
+    legend: str = ""
+    wide: bool = False
+
+    def markdown(self) -> str:
+        """Return title, legend and table."""
+        return "\n\n".join(filter(None, [f"## {self.title}", self.legend, self.grid.markdown()]))
+
+
+@dataclass(frozen=True)
 class Overview:
-    """The times alone, compactly: one titled grid a panel, and what has no place in them."""
+    """The times alone, compactly, and what follows from them.
+
+    Attributes
+    ----------
+    grids : mapping of str to Grid
+        Title → times: one grid a panel of a sweep, else a single one without a title.
+    notes : sequence of str
+        What has no place in a table.
+    further : sequence of Section
+        Summaries, and the whole matrix of times where ``grids`` has the fastest alone.
+    """
 
     grids: Mapping[str, Grid]
     notes: Sequence[str]
+    further: Sequence[Section] = ()
 
     def markdown(self) -> str:
         """Return everything as Markdown."""
         parts = [f"### {title}\n\n" * bool(title) + grid.markdown() for title, grid in self.grids.items()]
+        parts += [section.markdown() for section in self.further]
         notes = "\n".join(f"- {note}" for note in self.notes)
-        return "\n\n".join([*parts, *([notes] if notes else [])])
+        heading = "## Notes\n\n" * bool(self.further)
+        return "\n\n".join([*parts, *([heading + notes] if notes else [])])
 
 
 def overview(table: pd.DataFrame) -> Overview:
-    """Return the matrix of times: backends against the varying number, or cases against backends.
+    """Return the times compactly, and their summaries.
 
-    The best of each case is marked, together with those that nothing separates from it (see :data:`MARK`). A
-    backend without any time is left to the notes; if none has one there is no matrix.
+    The times are a matrix, backends against the varying number or cases against backends; where the latter is wider
+    than :data:`MATRIX_WIDTH`, the fastest few of each case, and the matrix is left to files. The best of each case is
+    marked, together with those that nothing separates from it (see :data:`MARK`). A backend without any time is left
+    to the notes; if none has one there is no table.
     """
     layout = layout_of_table(table)
     cells = {(row["case"], row["backend"]): row for row in _rows(table)}
     best = {case: set[str]() for case in layout.labels} | {case: fastest(rows) for case, rows in _by_case(table)}
-    timed = {row["backend"] for row in cells.values() if row["status"] == "ok"}
+    timed = {row["backend"] for row in cells.values() if row["status"] == "ok" and not missing(row["time_s"])}
     backends = [name for name in backend_order(table) if name in timed]
     grids: dict[str, Grid] = {}
+    further: list[Section | None] = []
     if backends and layout.varies:
         grids = {
             _panel_title(layout, name): _sweep_grid(layout, panel, backends, cells, best)
             for name, panel in layout.panels.items()
         }
     elif backends:
-        grids = {"": _case_grid(layout, backends, cells, best)}
-    return Overview(grids, [*_words(table, backends), *_absent(table, backends), *_remarks(table)])
+        matrix = _case_grid(layout, backends, cells, best)
+        fits = max(map(len, matrix.plain())) <= MATRIX_WIDTH
+        grids = {"": matrix if fits else _leaders_grid(layout, table, best)}
+        further = [] if fits else [Section("All times", matrix, wide=True)]
+    further = [totals_section(table), means_section(table), *further]
+    notes = [*_words(table, backends), *_absent(table, backends), *_remarks(table)]
+    return Overview(grids, notes, [section for section in further if section])
 
 
 def _panel_title(layout: Layout, name: str) -> str:
@@ -256,6 +298,43 @@ def _case_grid(layout: Layout, backends: Sequence[str], cells: Cells, best: Best
         marked = frozenset(i for i, name in enumerate(backends, 1) if name in best[case])
         grid.rows.append(Row((label, *texts), marked=marked))
     return grid
+
+
+def _leaders_grid(layout: Layout, table: pd.DataFrame, best: Best) -> Grid:
+    """Return a row a case: its fastest backends, the others' times as multiples of the first one's."""
+    counted = bool((table["weight"] > 1).any())
+    grid = Grid(
+        [
+            Column("case", right=False),
+            *[Column("count", drop=3)] * counted,
+            Column("fastest", right=False),
+            Column("time"),
+            Column("second", right=False, drop=1),
+            Column("third", right=False, drop=2),
+            Column("timed", drop=4),
+        ]
+    )
+    group = ""
+    for case, rows in _by_case(table):
+        if rows[0]["group"] != group:
+            group = rows[0]["group"]
+            grid.rows.append(Row(title=group or "other cases"))
+        count = (f"×{rows[0]['weight']}" if rows[0]["weight"] > 1 else "",) * counted
+        grid.rows.append(_leaders_row((layout.labels[case], *count), rows, best[case]))
+    return grid
+
+
+def _leaders_row(head: tuple[str, ...], rows: Sequence[Figure], best: set[str]) -> Row:
+    timed = [row for row in rows if row["status"] == "ok" and not missing(row["time_s"])]
+    if not timed:
+        return Row(head, sentence="no backend has a time")
+    first, *others = timed  # the fastest first
+    ratios = [f"{row['backend']} {_times(row['time_s'] / first['time_s'])}" for row in others[:2]]
+    ratios += [""] * (2 - len(ratios))
+    cells = (*head, first["backend"], human_seconds(first["time_s"]), *ratios, f"{len(timed)} of {len(rows)}")
+    places = (len(head), *range(len(head) + 2, len(head) + 4))
+    marked = frozenset(place for place, row in zip(places, timed, strict=False) if row["backend"] in best)
+    return Row(cells, marked=marked)
 
 
 def _cell(row: Figure | None) -> str:
@@ -295,7 +374,8 @@ def _remarks(table: pd.DataFrame) -> list[str]:
         notes.append("no speed-ups: the baseline has no time in this run; choose another with --baseline")
     unreached = set(table.attrs.get("cases", [])) - set(table["case"])
     if unreached:
-        notes.append(f"{len(unreached)} case{'s' * (len(unreached) > 1)} not reached before the run ended")
+        lacking = ": totals may lack layers" if table["group"].any() else ""
+        notes.append(f"{len(unreached)} case{'s' * (len(unreached) > 1)} not reached before the run ended{lacking}")
     return notes
 
 
@@ -308,6 +388,107 @@ def _places(rows: Sequence[Figure], table: pd.DataFrame) -> str:
 def _reasons(rows: Sequence[Figure]) -> str:
     reasons = list(dict.fromkeys(str(row["reason"]) for row in rows if row["reason"] and not missing(row["reason"])))
     return (", for example: " if len(reasons) > 1 else ": ") + reasons[0] if reasons else ""
+
+
+# -- summaries --------------------------------------------------------------------------------------
+
+
+def totals_section(table: pd.DataFrame) -> Section | None:
+    """Return the total time of each group's layers, with one backend for all and with the best for each.
+
+    None for a run without groups and counts; the figures are those of :func:`convbench.bench.statistics.totals`.
+    """
+    totals = statistics.totals(table)
+    if not totals["layers"].any():
+        return None
+    baseline = next((name for name in table["baseline"] if name), None)
+    totals["speedup"] = float("nan")
+    if baseline is not None:
+        by_group = totals.rename(columns={"group": "case"})
+        totals["speedup"] = statistics.speedups(by_group, baseline)
+    grid = Grid(
+        [
+            Column("backend", right=False),
+            Column("total"),
+            Column("passes"),
+            Column("over best"),
+            *[Column("speed-up")] * bool(totals["speedup"].notna().any()),
+            Column("GFLOP/s"),
+            Column("chosen"),
+        ]
+    )
+    for (group,), rows in _grouped(totals, ["group"]):
+        grid.rows.append(Row(title=_group_title(group, rows[0])))
+        grid.rows += _total_rows(rows, len(grid.columns))
+    return Section("Totals", grid, TOTALS_LEGEND)
+
+
+def _group_title(group: str, row: Figure) -> str:
+    counts = f"{row['occurrences']} convolutions in {row['of']} shapes"
+    return f"{group or 'all cases'}: {counts}, {human_number(row['flops_nominal'] / 2e9)} GMAC"
+
+
+def _total_rows(rows: Sequence[Figure], columns: int) -> Iterator[Row]:
+    """Yield the complete ones, the fastest first; those that lack layers; the names of those that have none."""
+    best = fastest(row for row in rows if row["kind"] != "choice")
+    for row in sorted((row for row in rows if row["layers"]), key=lambda row: (-row["layers"], row["behind_best"])):
+        choice = row["kind"] == "choice"
+        if row["status"] == "ok":
+            cells = (
+                row["backend"],
+                human_seconds(row["time_s"]),
+                human_interval(row["low_s"], row["high_s"], row["time_s"]),
+                _times(row["behind_best"]),
+                *[_times(row["speedup"])] * (columns > 6),
+                human_number(row["effective_gflop_per_s"]),
+                DASH if choice else str(row["chosen"]),
+            )
+            marked = frozenset([1]) if row["backend"] in best else frozenset[int]()
+            yield Row(cells, marked=marked, style="bold" if choice else "")
+        else:
+            sentence = f"{row['layers']} of {row['of']} layers"
+            if not choice:
+                sentence += f", on them {_times(row['behind_best'])} over best"
+                sentence += f", chosen in {row['chosen']}" * bool(row["chosen"])
+            yield Row((row["backend"],), sentence=sentence)
+    if none := [row["backend"] for row in rows if not row["layers"] and row["kind"] != "choice"]:
+        yield Row(("no layer",), sentence=", ".join(none), style="dim")
+
+
+def means_section(table: pd.DataFrame) -> Section | None:
+    """Return the geometric means of each backend's ratios: to the fastest of each case, and to the baseline.
+
+    None for fewer than two cases or backends; see :func:`convbench.bench.statistics.geometric_means`.
+    """
+    means = _rows(statistics.geometric_means(table, table["speedup"]))
+    if len(means) < 2 or means[0]["of"] < 2:
+        return None
+    baseline = next((name for name in table["baseline"] if name), None)
+    common = means[0]["common"] if means[0]["common"] > 1 else 0
+    grid = Grid(
+        [
+            Column("backend", right=False),
+            Column("cases"),
+            Column("fastest"),
+            Column("over best"),
+            *[Column(f"on {common} common", drop=1)] * bool(common),
+            *[Column("speed-up"), Column("on cases"), Column("least–most", drop=2)] * bool(baseline),
+        ]
+    )
+    for row in sorted(means, key=lambda row: (-row["cases"], row["behind_best"])):
+        extremes = f"{human_number(row['speedup_least'])}–{human_number(row['speedup_most'])}"
+        compared = (_times(row["speedup"]), str(row["compared"]), extremes if row["compared"] else DASH)
+        cells = (
+            row["backend"],
+            f"{row['cases']} of {row['of']}",
+            str(row["fastest"] or ""),
+            _times(row["behind_best"]),
+            *[_times(row["behind_best_common"])] * bool(common),
+            *compared[: 3 * bool(baseline)],
+        )
+        grid.rows.append(Row(cells))
+    legend = MEANS_LEGEND.format(baseline=baseline) if baseline else MEANS_LEGEND.partition(". speed-up")[0]
+    return Section("Means", grid, legend)
 
 
 # -- while a run goes on ----------------------------------------------------------------------------

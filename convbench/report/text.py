@@ -173,12 +173,18 @@ class Grid:
     def split(self, width: int | None) -> list[Grid]:
         """Return the table as several, one below the other, each with the first column and as many as fit.
 
-        If all do not fit at once, a first column of more than a quarter of the width is cut.
+        A table that may drop columns stays whole: it narrows itself that way. If all do not fit at once, the first
+        column is cut to a quarter of the width, to two fifths where others may be dropped.
         """
         widths = self._widths()
-        if width and widths[0] > width // 4 and sum(widths) + self.gap * (len(widths) - 1) > width:
-            rows = [replace(row, cells=(shorten(row.cells[0], width // 4), *row.cells[1:])) for row in self.rows]
+        droppable = any(column.drop for column in self.columns)
+        most = 2 * (width or 0) // 5 if droppable else (width or 0) // 4
+        if width and widths[0] > most and sum(widths) + self.gap * (len(widths) - 1) > width:
+            cut = {row.cells[0]: shorten(row.cells[0], most) for row in self.rows if row.cells}
+            rows = [replace(row, cells=(cut[row.cells[0]], *row.cells[1:])) if row.cells else row for row in self.rows]
             return Grid(self.columns, rows, self.gap).split(width)
+        if droppable:
+            return [self]
         parts: list[list[int]] = [[0]]
         for i in range(1, len(self.columns)):
             if width and len(parts[-1]) > 1 and sum(widths[j] + self.gap for j in (*parts[-1], i)) - self.gap > width:

@@ -1,0 +1,133 @@
+"""What the image libraries share: no channels, no stride, and as many outputs as inputs, so planes one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+from convbench.arrays import Array
+from convbench.refusals import Limits
+from convbench.spec import ConvSpec
+
+__all__ = ["FilterPlane", "Frame", "Planes", "conv_by_planes", "planes_limits", "planes_workspace", "prepare_planes"]
+
+
+class FilterPlane(Protocol):
+    """Called as ``filter_plane(plane, kernel, frame, out)``: writes Σ_k plane[p + k − anchor]·w[k] into ``out``."""
+
+    def __call__(self, plane: Array, kernel: Any, frame: Frame, out: Array, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How such a filter computes a spec.
+
+    Attributes
+    ----------
+    boundary : str
+        What the filter is told to see beyond the plane.
+    margins : tuple of pairs, or None
+        What is added to the plane before, where the padding reaches further than the filter's kernel does.
+    anchor : tuple of int
+        The kernel offset that lies over the output's own position.
+    size : tuple of int
+        Of the plane that is filtered, and of its result.
+    wanted : tuple of slice
+        The spec's outputs within that result.
+    """
+
+    boundary: str
+    margins: tuple[tuple[int, int], ...] | None
+    anchor: tuple[int, ...]
+    size: tuple[int, ...]
+    wanted: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, spec: ConvSpec) -> Frame:
+        """Use the filter's own border if the kernel reaches as far as the padding, else pad first."""
+        padding = tuple((max(0, a), max(0, b)) for a, b in spec.padding)
+        starts = [max(0, -a) for a, _ in spec.padding]
+        reaches = all(a + b < k for (a, b), k in zip(padding, spec.kernel_size, strict=True))
+        margins = tuple((0, 0) if reaches else pair for pair in padding)
+        return cls(
+            boundary=spec.boundary if reaches else "zero",
+            margins=None if reaches else margins,
+            anchor=tuple(a if reaches else 0 for a, _ in padding),
+            size=tuple(h + sum(pair) for h, pair in zip(spec.input_size, margins, strict=True)),
+            wanted=tuple(slice(first, first + p) for first, p in zip(starts, spec.output_size, strict=True)),
+        )
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Prepared weights: one kernel, in the library's own form, a pair of channels."""
+
+    frame: Frame
+    kernels: list[list[Any]]  # [o][c]
+
+
+def prepare_planes(pack: Callable[[ConvSpec, Array], Any]) -> Callable[[ConvSpec, Array], Planes]:
+    """Return a backend's ``prepare``: ``pack(spec, kernel)`` of each kernel, flipped if the spec says so."""
+
+    def prepare(spec: ConvSpec, w: Array) -> Planes:
+        import numpy as np
+
+        kernels = np.flip(w, axis=tuple(range(-spec.ndim, 0))) if spec.flip else w
+        return Planes(Frame.of(spec), [[pack(spec, kernel) for kernel in row] for row in kernels])
+
+    return prepare
+
+
+def conv_by_planes(
+    filter_plane: FilterPlane, pad: Callable[[ConvSpec, Array, tuple[tuple[int, int], ...]], Array]
+) -> Callable[[ConvSpec, Array, Planes], Array]:
+    """Return a function of whole arrays: a user of these libraries loops over planes and adds them up.
+
+    Parameters
+    ----------
+    filter_plane : FilterPlane
+    pad : callable
+        ``pad(spec, plane, margins)`` with the library's own means.
+    """
+
+    def conv(spec: ConvSpec, x: Array, planes: Planes) -> Array:
+        import numpy as np
+
+        frame = planes.frame
+        channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        whole = frame.size == spec.output_size
+        y = np.empty(spec.output_shape, x.dtype)
+        scratch = None if whole and channels == 1 else np.empty(frame.size, x.dtype)
+        for n in range(spec.batch):
+            for group in range(spec.groups):
+                part = x[n, group * channels : (group + 1) * channels]
+                images = [plane if frame.margins is None else pad(spec, plane, frame.margins) for plane in part]
+                for o in range(group * outputs, (group + 1) * outputs):
+                    for c, (image, kernel) in enumerate(zip(images, planes.kernels[o], strict=True)):
+                        if whole and c == 0:
+                            filter_plane(image, kernel, frame, y[n, o])
+                            continue
+                        assert scratch is not None
+                        filter_plane(image, kernel, frame, scratch)
+                        if c == 0:
+                            y[n, o] = scratch[frame.wanted]
+                        else:
+                            y[n, o] += scratch[frame.wanted]
+        return y
+
+    return conv
+
+
+def planes_limits(boundaries: tuple[str, ...], axes: tuple[int, ...]) -> Limits:
+    """Return what such a library takes."""
+    return Limits(stride=False, dilation=False, boundaries=boundaries, axes=axes)
+
+
+def planes_workspace(spec: ConvSpec) -> int:
+    """Bytes of one plane's result, where it cannot go straight into y, and of one group's padded planes."""
+    frame, channels = Frame.of(spec), spec.in_channels // spec.groups
+    scratch = frame.size != spec.output_size or channels > 1
+    padded = 0 if frame.margins is None else channels
+    return (scratch + padded) * prod(frame.size) * spec.itemsize

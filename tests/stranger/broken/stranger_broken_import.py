@@ -1,0 +1,3 @@
+"""Cannot be imported."""
+
+from a_library_that_nobody_has import BACKEND as BACKEND

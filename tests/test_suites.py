@@ -1,0 +1,139 @@
+"""The built-in suites: that they hold the workloads they are named after, and that each case can be run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convbench.bench import Case, benchmark, list_suites, load_suite
+from convbench.bench.statistics import summarise, totals
+from convbench.report.layout import layout_of
+
+FIELD = ("cnn-layers", "filters", "audio-1d", "volume-3d", "large-kernel")
+MEMORY_BYTES = 256 * 2**20  # operands and result of one case
+
+
+def members(suite: str, group: str) -> list[Case]:
+    return [case for case in load_suite(suite).cases if case.group == group]
+
+
+@pytest.mark.parametrize(
+    ("suite", "group", "shapes", "convolutions", "gmac"),
+    [
+        ("cnn-layers", "AlexNet", 5, 5, 0.666),
+        ("cnn-layers", "VGG-16", 9, 13, 15.35),
+        ("cnn-layers", "ResNet-50", 23, 53, 4.087),
+        ("audio-1d", "WaveNet", 10, 30, 0.983),
+        ("large-kernel", "RepLKNet-31B", 4, 24, 2.443),
+        ("large-kernel", "ConvNeXt-T", 4, 18, 0.105),
+        ("volume-3d", "3D-UNet", 8, 8, 6.382),
+    ],
+)
+def test_networks_have_as_many_layers_and_macs_as_published(
+    suite: str, group: str, shapes: int, convolutions: int, gmac: float
+) -> None:
+    layers = members(suite, group)
+    assert len(layers) == shapes
+    assert sum(case.weight for case in layers) == convolutions
+    assert sum(case.weight * case.spec.macs for case in layers) / 1e9 == pytest.approx(
+        gmac, abs=0.0005 + 0.005 * (gmac > 10)
+    )
+
+
+def test_layers_of_a_chain_fit_each_other() -> None:
+    """Every input of a network but the image is some other layer's output, pooled or not."""
+    for suite, group, pools in (
+        ("cnn-layers", "VGG-16", (1, 2)),
+        ("cnn-layers", "ResNet-50", (1, 2)),
+        ("volume-3d", "3D-UNet", (1, 2)),
+        ("audio-1d", "WaveNet", (1,)),
+    ):
+        layers = [case.spec for case in members(suite, group)]
+        made = {(spec.out_channels, *(size // pool for size in spec.output_size)) for spec in layers for pool in pools}
+        needed = {(spec.in_channels, *spec.input_size) for spec in layers if spec.in_channels != 3}
+        assert needed <= made, group
+
+
+def test_the_published_strides_and_groups() -> None:
+    strided = [case.spec for case in members("cnn-layers", "ResNet-50") if case.spec.stride != (1, 1)]
+    # v1.5: the 7×7, and in each of three stages the 3×3 and the shortcut
+    assert sorted(spec.kernel_size[0] for spec in strided) == [1, 1, 1, 3, 3, 3, 7]
+    assert [case.spec.groups for case in members("cnn-layers", "AlexNet")] == [1, 2, 1, 2, 2]
+    for group in ("RepLKNet-31B", "ConvNeXt-T"):
+        for spec in (case.spec for case in members("large-kernel", group)):
+            assert spec.groups == spec.in_channels == spec.out_channels
+            assert spec.output_size == spec.input_size
+    dilations = [case.spec.dilation[0] for case in members("audio-1d", "WaveNet")]
+    assert dilations == [2**i for i in range(10)]
+    for spec in (case.spec for case in members("audio-1d", "WaveNet")):
+        assert spec.padding == ((spec.dilation[0], 0),)  # causal
+        assert spec.output_size == spec.input_size
+
+
+def test_filters_are_those_of_image_processing() -> None:
+    cases = load_suite("filters").cases
+    assert {case.w for case in cases} == {"box", "gaussian", "sobel", "sharpen", "motion", "disk", "rank3"}
+    for case in cases:
+        assert (case.x, case.spec.in_channels, case.spec.groups, case.spec.dtype) == ("photo", 3, 3, "float32")
+        assert case.spec.output_size == case.spec.input_size
+        assert case.spec.flip == (case.w in ("motion", "disk"))  # the answer of a lens or a camera is convolved
+
+
+def test_the_other_suites_reach_where_they_should() -> None:
+    audio = [case.spec for case in load_suite("audio-1d").cases]
+    assert {spec.ndim for spec in audio} == {1}
+    taps = {spec.kernel_size[0] for spec in audio if spec.in_channels == 1}
+    assert {65, 257, 1025, 4097} <= taps
+    assert max(taps) >= 20_000
+    volume = load_suite("volume-3d").cases
+    assert {case.spec.ndim for case in volume} == {3}
+    assert {1, 3, 64} <= {case.spec.in_channels for case in volume}
+    large = load_suite("large-kernel").cases
+    assert min(max(case.spec.kernel_size) for case in large) == 7
+    assert max(max(case.spec.kernel_size) for case in large) == 101
+    assert {case.spec.kernel_size[0] for case in large if case.spec.groups > 1} == {7, 13, 27, 29, 31}
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_every_case_can_be_made_within_memory(name: str) -> None:
+    for case in load_suite(name).cases:
+        assert case.spec.bytes_min <= MEMORY_BYTES
+        data = case.data()
+        assert data.nbytes == (prod(case.spec.input_shape) + prod(case.spec.weight_shape)) * case.spec.itemsize
+        assert np.isfinite(data.x).all()
+        assert np.isfinite(data.w).all()
+        assert np.count_nonzero(data.w)
+
+
+def test_all_of_them_take_a_quarter_of_an_hour_or_so() -> None:
+    suites = [load_suite(name) for name in FIELD]
+    assert 15 * 60 <= sum(suite.budget_s for suite in suites) <= 20 * 60
+    for suite in suites:
+        assert layout_of(str(case) for case in suite.cases).varies is None  # a list of cases, not a sweep of one number
+
+
+def test_a_case_of_two_suites_counts_the_same_in_both() -> None:
+    """They run as one if both suites are asked for, and a total must not lose a layer."""
+    seen: defaultdict[Case, set[tuple[str, int]]] = defaultdict(set)
+    for name in list_suites():
+        for case in load_suite(name).cases:
+            seen[case].add((case.group, case.weight))
+    assert [str(case) for case, roles in seen.items() if len(roles) > 1] == []
+
+
+def test_groups_and_counts_go_from_the_suite_to_the_totals(tmp_path: Path) -> None:
+    path = tmp_path / "net.txt"
+    path.write_text("#: group = Net\ni20x20 k3 f32 count=3\ni20x20 k5 f32\n#: group =\ni99 k3 f32\n", encoding="utf-8")
+    records = benchmark(str(path), ["direct-numpy"], passes=1, threads=1)
+    roles = records[["group", "weight"]].itertuples(index=False, name=None)
+    assert sorted(roles) == [("", 1), ("Net", 1), ("Net", 3)]
+    summary = summarise(records)
+    times = dict(zip(summary["case"], summary["time_s"], strict=True))
+    own = totals(summary).set_index("backend").loc["direct-numpy"]
+    assert (own["group"], own["layers"], own["occurrences"]) == ("Net", 2, 4)
+    expected_s = 3 * times["n1 c1 o1 i20x20 k3 f32"] + times["n1 c1 o1 i20x20 k5 f32"]
+    assert own["time_s"] == pytest.approx(expected_s)
