@@ -308,7 +308,13 @@ def test_missing_matplotlib_costs_the_plots(suite: Path, tmp_path: Path) -> None
     done = _process(*arguments, str(suite), without=["matplotlib"])
     assert done.returncode == 0
     assert done.stderr == "note: plots need matplotlib: pip install matplotlib\n"
-    assert {path.suffix for path in _only_folder(tmp_path / "out").iterdir()} == {".md", ".csv", ".json", ".jsonl"}
+    assert {path.suffix for path in _only_folder(tmp_path / "out").iterdir()} == {
+        ".md",
+        ".csv",
+        ".html",
+        ".json",
+        ".jsonl",
+    }
     done = _process(*arguments, "edge-detection", without=["matplotlib"])
     assert (done.returncode, done.stderr) == (0, "note: plots need matplotlib: pip install matplotlib\n")
     assert "im2col unavailable in every case: x=photo needs matplotlib" in done.stdout

@@ -71,21 +71,34 @@ class TileCost:
     mac_ns: float
     weight_bytes: int
     move_ns: float = 0.7  # a sample into its tile, or an output out of it
-    stream_ns_per_byte: float = 0.1  # transformed weights, once a block
+    narrow: float = 16  # tiles that a product by a narrower matrix seems to have beside its own
+    stream_ns_per_byte: float = 0.15  # transformed weights, once a block
     block_ns: float = 50_000  # calls into the libraries for one block
     least_tiles: int = 128  # of a block of several channels: narrower matrices keep BLAS waiting for weights
 
     def of(self, spec: ConvSpec, tiling: Tiling) -> float:
-        """Return the nanoseconds of a whole call."""
+        """Return the nanoseconds of a whole call on one thread."""
+        tiles, around, products, block = self._parts(spec, tiling)
+        blocks = max(1.0, tiles / tiles_of_a_block(spec, tiling, self))
+        return spec.groups * (tiles * (around + products) + blocks * block)
+
+    def best_cut_by_frequency(self, spec: ConvSpec, tiling: Tiling, threads: int) -> bool:
+        """Tell how threads share one block: its products cut by frequency, or its tiles, each reading all weights."""
+        tiles, around, products, block = self._parts(spec, tiling)
+        by_frequency = tiles * around + (tiles * products + block) / threads
+        return by_frequency < tiles * (around + products) / threads + block
+
+    def _parts(self, spec: ConvSpec, tiling: Tiling) -> tuple[int, float, float, float]:
+        """Return the tiles of a group, the nanoseconds around and in the products of each, and those of a block."""
         lowering, (channels, outputs) = Lowering(spec), _channels(spec)
         extents = (axis.lowered_outputs for axis in lowering.axes)
         tiles = spec.batch * lowering.subgrids * prod(-(-p // m) for p, m in zip(extents, tiling.outputs, strict=True))
         moved = channels * prod(tiling.size) + outputs * prod(tiling.outputs)
         macs = self.frequencies(tiling) * channels * outputs
-        tile = (channels + outputs) * self.transform_ns(tiling) + moved * self.move_ns + macs * self.mac_ns
-        blocks = max(1.0, tiles / tiles_of_a_block(spec, tiling, self))
-        block = macs * self.weight_bytes * self.stream_ns_per_byte + self.block_ns
-        return spec.groups * (tiles * tile + blocks * block)
+        width = max(1, min(tiles, tiles_of_a_block(spec, tiling, self)))
+        around = (channels + outputs) * self.transform_ns(tiling) + moved * self.move_ns
+        products = macs * self.mac_ns * (1 + self.narrow / width)
+        return tiles, around, products, macs * self.weight_bytes * self.stream_ns_per_byte + self.block_ns
 
     def bytes_of_tile(self, spec: ConvSpec, tiling: Tiling) -> int:
         """Return the bytes touched for one tile of a group: samples and products, before and after transforming."""
@@ -194,7 +207,7 @@ class Tiled(Blocked):
         self._lowering, self._tiling = Lowering(spec), tiling
         tile_bytes, tiles = cost.bytes_of_tile(spec, tiling), tiles_of_a_block(spec, tiling, cost)
         blocking = _TileBlocking(spec, tiling, tile_bytes, tile_bytes * tiles, 1)
-        if len(blocking) > 1:  # else one block's products are cut by frequencies: each thread reads its own weights
+        if len(blocking) > 1 or not cost.best_cut_by_frequency(spec, tiling, threads):
             blocking = _TileBlocking(spec, tiling, tile_bytes, tile_bytes * tiles, threads)
         super().__init__(ns, spec, threads, blocking)
         self._tile_counts = blocking.tiles

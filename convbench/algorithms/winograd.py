@@ -215,9 +215,10 @@ class Winograd(Tiled):
         return 2 * self._scratch_elements() * self._spec.itemsize
 
     def _make_scratch(self) -> Scratch:
-        """Two buffers, between which each axis' product goes to and fro."""
+        """Two buffers, between which each axis' product goes to and fro; zeros, as lanes without a tile are read."""
         ns, size = self._ns, self._tiling.size
-        first, second = (ns.empty((self._scratch_elements(),), self._spec.dtype) for _ in range(2))
+        shape, dtype = (self._scratch_elements(),), ns.dtype(self._spec.dtype)
+        first, second = (ns.xp.zeros(shape, dtype=dtype) for _ in range(2))
         active = [axis for axis, (t, m) in enumerate(zip(size, self._tiling.outputs, strict=True)) if t > m]
         samples = self._view(first, (*size, self._lanes_in))
         transformed, spare = (first, second) if len(active) % 2 == 0 else (second, first)
