@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -108,7 +109,7 @@ def test_complex_is_right_or_refused() -> None:
             try:
                 y = ours(a, v, backend=name)
             except UnsupportedSpec as refusal:
-                assert "complex128" in str(refusal) or "weights: " in str(refusal)  # noqa: PT017
+                assert re.search("complex128|weights: |axes: ", str(refusal))  # noqa: PT017
                 continue
             np.testing.assert_allclose(y, scipys(a, v, method="direct"), rtol=1e-12)
             done += 1
