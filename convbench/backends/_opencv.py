@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import metadata
 from typing import Any
 
 from convbench.arrays import Array
+from convbench.backend import FunctionBackend
 from convbench.backends._planes import Frame, planes_limits
 from convbench.spec import ConvSpec
 from convbench.threads import Pool
 
-__all__ = ["BOUNDARIES", "LIMITS", "POOL", "REQUIRES", "anchor", "as_image", "pad"]
+__all__ = ["BOUNDARIES", "anchor", "as_image", "pad", "rival"]
 
 #: OpenCV's names; BORDER_WRAP is there for padding, but the filters do not take it.
 BOUNDARIES = {"zero": "BORDER_CONSTANT", "reflect": "BORDER_REFLECT_101", "replicate": "BORDER_REPLICATE"}
@@ -71,3 +73,7 @@ def pad(spec: ConvSpec, plane: Array, margins: tuple[tuple[int, int], ...]) -> A
     rows, columns = ((0, 0), *margins)[-2:]
     padded: Any = cv2.copyMakeBorder(as_image(plane), *rows, *columns, getattr(cv2, BOUNDARIES[spec.boundary]))
     return padded[0] if plane.ndim == 1 else padded
+
+
+#: A :class:`FunctionBackend` with what both have in common filled in.
+rival = partial(FunctionBackend, kind="rival", pool=POOL.held, requires=REQUIRES, limits=LIMITS)

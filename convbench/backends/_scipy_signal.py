@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from math import log2, prod
 from typing import Any
 
 from convbench import bounds
 from convbench.arrays import Array
+from convbench.backend import FunctionBackend
 from convbench.bounds import ErrorBound
 from convbench.refusals import Limits
 from convbench.spec import ConvSpec
@@ -174,9 +176,20 @@ def batch_workspace(spec: ConvSpec, points: int) -> int:
     return (planes * points + padded_elements(spec)) * spec.itemsize
 
 
-def fft_workers(threads: int) -> AbstractContextManager[Any]:
+def _fft_workers(threads: int) -> AbstractContextManager[Any]:
     """Let ``scipy.fft`` use so many threads."""
     from scipy.fft import set_workers
 
     context: AbstractContextManager[Any] = set_workers(threads)
     return context
+
+
+#: A :class:`FunctionBackend` with what SciPy's two transform methods have in common filled in.
+transform_rival = partial(
+    FunctionBackend,
+    kind="rival",
+    pool=_fft_workers,
+    bound=fft_bound,
+    requires=REQUIRES,
+    limits=LIMITS,
+)

@@ -7,8 +7,7 @@ from math import log2, prod
 
 from convbench import bounds
 from convbench.arrays import Array
-from convbench.backend import FunctionBackend
-from convbench.backends._opencv import BOUNDARIES, LIMITS, POOL, REQUIRES, anchor, as_image, pad
+from convbench.backends._opencv import BOUNDARIES, anchor, as_image, pad, rival
 from convbench.backends._planes import Frame, conv_by_planes, planes_workspace, prepare_planes
 from convbench.bounds import ErrorBound, gamma
 from convbench.ops import front_doors
@@ -98,18 +97,14 @@ def _workspace(spec: ConvSpec) -> int:
     return planes_workspace(spec) + (2 * 8 * _points(spec) if _transforms(spec) else 0)
 
 
-BACKEND = FunctionBackend(
+BACKEND = rival(
     name="opencv",
     summary="cv2.filter2D, planes one by one; DFT in double from 130 taps (float64: 50)",
-    kind="rival",
     function=conv_by_planes(_filter, pad),
     prepare=prepare_planes(_pack),
     prepared=lambda spec: prod(spec.weight_shape) * spec.itemsize,
     workspace=_workspace,
     work=_work,
-    pool=POOL.held,
     bound=_bound,
-    requires=REQUIRES,
-    limits=LIMITS,
 )
 conv, convolve, correlate, plan = front_doors("opencv")

@@ -9,8 +9,7 @@ from convbench import bounds
 from convbench.algorithms.lowrank import factor_error, tensor_train
 from convbench.algorithms.separable import EPS
 from convbench.arrays import Array
-from convbench.backend import FunctionBackend
-from convbench.backends._opencv import BOUNDARIES, LIMITS, POOL, REQUIRES, anchor, as_image, pad
+from convbench.backends._opencv import BOUNDARIES, anchor, as_image, pad, rival
 from convbench.backends._planes import Frame, conv_by_planes, planes_workspace, prepare_planes
 from convbench.bounds import ErrorBound
 from convbench.errors import UnsupportedWeights
@@ -52,18 +51,14 @@ def _work(spec: ConvSpec) -> int:
     return 2 * pairs * prod(Frame.of(spec).size) * sum(((1, *spec.kernel_size))[-2:])
 
 
-BACKEND = FunctionBackend(
+BACKEND = rival(
     name="opencv-sep",
     summary="cv2.sepFilter2D, planes one by one",
-    kind="rival",
     function=conv_by_planes(_filter, pad),
     prepare=prepare_planes(_factors),
     prepared=lambda spec: spec.out_channels * (spec.in_channels // spec.groups) * sum(spec.kernel_size) * spec.itemsize,
     workspace=planes_workspace,
     work=_work,
-    pool=POOL.held,
     bound=_bound,
-    requires=REQUIRES,
-    limits=LIMITS,
 )
 conv, convolve, correlate, plan = front_doors("opencv-sep")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from math import log2, prod
+from dataclasses import replace
+from math import log2, prod, sqrt
 
+from convbench import bounds
 from convbench.arrays import Array
-from convbench.backend import FunctionBackend
 from convbench.backends._scipy_signal import (
-    LIMITS,
-    REQUIRES,
     batch_flops,
     batch_workspace,
     conv_by_batches,
-    fft_bound,
-    fft_workers,
     scipy_mode,
+    transform_rival,
 )
+from convbench.bounds import ErrorBound, gamma
 from convbench.ops import front_doors
 from convbench.spec import ConvSpec
 
@@ -65,16 +64,26 @@ def _workspace(spec: ConvSpec) -> int:
     return batch_workspace(spec, prod(count * (size + 2) for count, size in _blocks(spec)))
 
 
-BACKEND = FunctionBackend(
+def _bound(spec: ConvSpec) -> ErrorBound:
+    """Blocks of samples that do not overlap; an output adds up those parts of their results that reach it.
+
+    With v blocks meeting in an output, Σ‖x_b‖ ≤ √v·‖x‖₂ over all of them (Cauchy and Schwarz).
+    """
+    blocks = [
+        (points, max(1, points - kernel + 1))
+        for (_, points), kernel in zip(_blocks(spec), spec.kernel_size, strict=True)
+    ]
+    meeting = prod(-(-points // step) for points, step in blocks)
+    one = bounds.fft(spec, prod(points for points, _ in blocks), tuple(points for points, _ in blocks), meeting)
+    return replace(one, normwise=one.normwise * sqrt(meeting), componentwise=gamma(meeting, spec.dtype))
+
+
+BACKEND = transform_rival(
     name="scipy-oa",
     summary="signal.oaconvolve (overlap-add, pocketfft)",
-    kind="rival",
     function=conv_by_batches(_correlate),
     workspace=_workspace,
     work=_flops,
-    pool=fft_workers,
-    bound=fft_bound,
-    requires=REQUIRES,
-    limits=LIMITS,
+    bound=_bound,
 )
 conv, convolve, correlate, plan = front_doors("scipy-oa")
