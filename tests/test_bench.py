@@ -932,7 +932,7 @@ def test_benchmark_takes_one_name() -> None:
 def test_memory_of_prepared_weights_counts_before_they_are_made() -> None:
     """A kernel's spectrum for every pair of channels can be larger than all else."""
     pytest.importorskip("pyfftw")
-    spec = ConvSpec.parse("c16 o16 i64x64 k3 p1 f32")
+    spec = ConvSpec.parse("c32 o32 i64x64 k3 p1 f32")
     plan = get_backend("fft").plan(spec, threads=1)
     assert plan.prepared_bytes > plan.workspace_bytes
     limit = plan.workspace_bytes + spec.bytes_min + plan.prepared_bytes // 2

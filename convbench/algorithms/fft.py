@@ -24,6 +24,7 @@ _CHUNK = 2**14  # frequencies that are multiplied at a time: operands stay in th
 _MANY_PRODUCTS = 16  # channels × outputs from which a GEMM a frequency beats sums of whole spectra
 _IMAGES_BYTES = 64 * 2**20  # transforms of several examples at once, up to so much memory
 _WORTH_A_THREAD = 2**17  # elements
+_KERNELS_BYTES = 2**22  # kernels transformed at once
 
 
 def transform_sizes(spec: ConvSpec, good_size: Any) -> tuple[int, ...]:
@@ -51,38 +52,45 @@ class WholeFFT:
         self._lead = (self._images * self._lowering.subgrids, spec.groups)
         self._in_place = self._inputs == self._outputs == 1
         self._scratch = ScratchPool(self._plan_transforms)
-        self._kernel_scratch = ScratchPool(lambda: ns.transforms.pair((1,), self._sizes, spec.dtype, threads))
+        pairs = spec.out_channels * (spec.in_channels // spec.groups)
+        self._kernels = max(1, min(pairs, _KERNELS_BYTES // (2 * prod(self._sizes) * spec.itemsize)))
+        kernels = (self._kernels,)
+        self._kernel_scratch = ScratchPool(lambda: ns.transforms.pair(kernels, self._sizes, spec.dtype, threads))
         with self._scratch.borrow(), self._kernel_scratch.borrow():
             pass  # planned now, so that planning is timed as planning
         self.workspace_bytes = self._count_workspace()
-        kernels = spec.out_channels * self._inputs
-        self.prepared_bytes = kernels * prod(spectrum_shape((), self._sizes)) * 2 * spec.itemsize
+        self.prepared_bytes = pairs * self._lowering.phases * prod(spectrum_shape((), self._sizes)) * 2 * spec.itemsize
         self.flops = self._count_flops()
 
     def prepare(self, w: Array) -> tuple[Any, None]:
         """Return the mirrored kernel's spectrum over T: (G, O/g, C', frequencies), or (frequencies, G, O/g, C')."""
-        ns, spec, axes = self._ns, self._spec, self._lowering.axes
-        w = flipped(ns, spec, w)
-        channels = spec.in_channels // spec.groups
-        frequencies = prod(spectrum_shape((), self._sizes))
-        kept = ns.empty((spec.out_channels, self._inputs, frequencies), self._complex)
+        ns, spec = self._ns, self._spec
+        kernels = ns.reshape(flipped(ns, spec, w), (-1, *spec.kernel_size))
+        pairs, frequencies = kernels.shape[0], prod(spectrum_shape((), self._sizes))
+        kept = ns.empty((pairs, self._lowering.phases, frequencies), self._complex)
         with self._kernel_scratch.borrow() as pair:
-            for number, phase in self._lowering.each_phase():
-                taps = tuple(axis.taps(r) for axis, r in zip(axes, phase, strict=True))
-                pieces = [axis.wrapped(r, size) for axis, r, size in zip(axes, phase, self._sizes, strict=True)]
-                for o, c in product(range(spec.out_channels), range(channels)):
-                    pair.real[...] = 0
-                    mirrored = ns.xp.flip(w[(o, c, *taps)])
-                    for corner in product(*pieces):
-                        pair.real[(0, *(place for place, _ in corner))] = mirrored[tuple(part for _, part in corner)]
+            for first in range(0, pairs, self._kernels):
+                part = slice(first, min(first + self._kernels, pairs))
+                for number, phase in self._lowering.each_phase():
+                    self._place(kernels[part, ...], phase, pair.real)
                     pair.forward()
-                    spectrum = kept[o, c * self._lowering.phases + number, :]
-                    spectrum[...] = ns.reshape(pair.spectrum, (frequencies,))
-                    spectrum *= 1 / prod(self._sizes)
+                    spectra = ns.reshape(pair.spectrum, (self._kernels, frequencies))
+                    kept[part, number, :] = spectra[: part.stop - part.start, :] * (1 / prod(self._sizes))
         kept = ns.reshape(kept, (spec.groups, self._outputs, self._inputs, frequencies))
         if self._by_gemm:
             kept = ns.xp.asarray(ns.xp.permute_dims(kept, (3, 0, 1, 2)), copy=True)
         return kept, None
+
+    def _place(self, kernels: Array, phase: tuple[int, ...], real: Array) -> None:
+        """Lay a component's taps, mirrored, round the circle of each transform."""
+        ns, axes = self._ns, self._lowering.axes
+        taps = tuple(axis.taps(r) for axis, r in zip(axes, phase, strict=True))
+        mirrored = ns.xp.flip(kernels[(slice(None), *taps)], axis=tuple(range(1, 1 + len(axes))))
+        pieces = [axis.wrapped(r, size) for axis, r, size in zip(axes, phase, self._sizes, strict=True)]
+        real[...] = 0
+        for corner in product(*pieces):
+            places, parts = zip(*corner, strict=True)
+            real[(slice(0, kernels.shape[0]), *places)] = mirrored[(slice(None), *parts)]
 
     def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
         """Fill ``out``, as many examples at a time as the buffers hold."""
@@ -193,7 +201,7 @@ class WholeFFT:
         lead = prod(self._lead)
         chunk = min(self._chunk, prod(spectrum_shape((), self._sizes)))
         lanes = 0 if self._in_place else 2 * lead * (self._inputs + self._outputs)
-        return lead * pairs * image + image + self._threads * lanes * chunk * 2 * spec.itemsize
+        return lead * pairs * image + self._kernels * image + self._threads * lanes * chunk * 2 * spec.itemsize
 
     def _count_flops(self) -> int:
         """5/2·T·log₂T a real transform (FFTW's convention), 8 a complex multiply–add."""

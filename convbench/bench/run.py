@@ -43,8 +43,8 @@ class Options:
         Of every pool; None: every core in the affinity mask.
     passes : int
     time_limit_s : float
-        For one pair, its verifying call and the samples of all passes together. A pair is skipped if two calls are
-        expected to take longer.
+        For one pair, its verifying call and the samples of all passes together. A pair is skipped if planning,
+        preparing and calling it twice should take longer.
     memory_limit_bytes : int
         For one pair: operands, result and workspace.
     budget_s : float or None

@@ -34,6 +34,8 @@ T = TypeVar("T")
 #: A call expected to take longer is made once to verify, which also measures memory and is not timed; and its
 #: samples are not preceded by a warm-up.
 SLOW_CALL_S = 0.5
+#: A call that takes longer is not traced, which can make it ten times as long: its workspace is declared only.
+_UNTRACED_CALL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def verify(
 
     In this order: is it refused; would it need too much memory or time (nothing has been called yet); then plan,
     prepare, first call, each by the clock; is the result right; how much workspace did a further, traced call take.
-    A slow pair (:data:`SLOW_CALL_S`) gets the traced call only.
+    A slow pair (:data:`SLOW_CALL_S`) gets the traced call only, a very slow one no traced call.
 
     Parameters
     ----------
@@ -212,13 +214,14 @@ def _verify(
     record.workspace_declared_bytes = int(plan.workspace_bytes)
     _check_memory(record.workspace_declared_bytes + int(plan.prepared_bytes) + spec.bytes_min, limits)
     weights, record.prepare_s = _timed(partial(plan.prepare, data.w))
+    setup_s = record.plan_s + record.prepare_s
     record.flops_executed = int(getattr(weights, "flops", None) or plan.flops)
     expected_s = 0.0
     if limits.calls > 1 or spec.flops > PROBE_FLOPS:  # else the one call is no longer than those that predict it
         expected_s = expected_seconds(backend, spec, threads, flops=record.flops_executed, known=known)
-    _check_time("should take", expected_s, limits)
+    _check_time(setup_s, "should take", expected_s, limits)
     traced = partial(measure_workspace, backend, spec, *data, threads=threads)
-    if expected_s >= SLOW_CALL_S and limits.calls > 1:
+    if SLOW_CALL_S <= expected_s < _UNTRACED_CALL_S and limits.calls > 1:
         del plan, weights  # the traced call makes its own
         record.workspace_measured_bytes, y = traced()
         verified.call_s = expected_s
@@ -230,16 +233,19 @@ def _verify(
     verified.known = Known(spec, record.flops_executed, first_call_s)
     if limits.calls == 1:
         return
-    _check_time("took", first_call_s, limits)
+    _check_time(setup_s, "took", first_call_s, limits)
+    if first_call_s >= _UNTRACED_CALL_S:
+        return
     del plan, weights
     record.workspace_measured_bytes, _ = traced()
 
 
-def _check_time(verb: str, call_s: float, limits: Limits) -> None:
-    """The least that a pair costs is one call to verify it and, if it will be timed, one by the clock."""
-    if limits.calls * call_s > limits.time_s:
+def _check_time(setup_s: float, verb: str, call_s: float, limits: Limits) -> None:
+    """The least that a pair costs: a prepared call to verify it and, if it will be timed, one by the clock."""
+    if limits.calls * (setup_s + call_s) > limits.time_s:
         needed = ", and two are needed" * (limits.calls > 1)
-        text = f"one call {verb} {call_s:.3g} s{needed}; the limit is {limits.time_s:g} s"
+        setup = f"planning and preparing took {setup_s:.3g} s, " * (setup_s > call_s)
+        text = f"{setup}one call {verb} {call_s:.3g} s{needed}; the limit is {limits.time_s:g} s"
         raise _Settled("skipped", refuse("work", text))
 
 
