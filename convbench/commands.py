@@ -143,7 +143,7 @@ def cli(context: click.Context) -> None:
 @click.option("--budget", type=_Seconds(), metavar="S",
               help="Seconds for the whole run; default: what its suites ask for, 120 each if they do not.")  # fmt: skip
 @click.option("--time-limit", type=_Seconds(), default=5, show_default=True, metavar="S",
-              help="Seconds for one pair; it is skipped if preparing and calling it twice should take longer.")  # fmt: skip
+              help="Seconds for one pair; skipped if preparing and calling it twice should take longer.")  # fmt: skip
 @click.option("--memory-limit", type=_Size(), default="2GiB", show_default=True, metavar="SIZE",
               help="Skip a pair if it needs more.")  # fmt: skip
 @click.option("--out", type=_FOLDER, default="results", show_default=True, metavar="DIR",

@@ -109,9 +109,9 @@ def test_every_case_can_be_made_within_memory(name: str) -> None:
         assert np.count_nonzero(data.w)
 
 
-def test_all_of_them_take_a_quarter_of_an_hour_or_so() -> None:
+def test_all_of_them_take_half_an_hour_or_so() -> None:
     suites = [load_suite(name) for name in FIELD]
-    assert 15 * 60 <= sum(suite.budget_s for suite in suites) <= 20 * 60
+    assert 25 * 60 <= sum(suite.budget_s for suite in suites) <= 35 * 60
     for suite in suites:
         assert layout_of(str(case) for case in suite.cases).varies is None  # a list of cases, not a sweep of one number
 

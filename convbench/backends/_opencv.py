@@ -12,7 +12,7 @@ from convbench.backends._planes import Frame, planes_limits
 from convbench.spec import ConvSpec
 from convbench.threads import Pool
 
-__all__ = ["BOUNDARIES", "anchor", "as_image", "pad", "rival"]
+__all__ = ["BOUNDARIES", "LIMITS", "anchor", "as_image", "pad", "rival"]
 
 #: OpenCV's names; BORDER_WRAP is there for padding, but the filters do not take it.
 BOUNDARIES = {"zero": "BORDER_CONSTANT", "reflect": "BORDER_REFLECT_101", "replicate": "BORDER_REPLICATE"}

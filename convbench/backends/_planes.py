@@ -8,10 +8,22 @@ from math import prod
 from typing import Any, Protocol
 
 from convbench.arrays import Array
-from convbench.refusals import Limits
+from convbench.refusals import Limits, refuse
 from convbench.spec import ConvSpec
 
-__all__ = ["FilterPlane", "Frame", "Planes", "conv_by_planes", "planes_limits", "planes_workspace", "prepare_planes"]
+__all__ = [
+    "FilterPlane",
+    "Frame",
+    "Planes",
+    "conv_by_planes",
+    "planes_limits",
+    "planes_workspace",
+    "prepare_planes",
+    "why_not_planes",
+]
+
+
+MOST_PAIRS = 2**16  # of channels in and out, all examples together
 
 
 class FilterPlane(Protocol):
@@ -122,7 +134,15 @@ def conv_by_planes(
 
 def planes_limits(boundaries: tuple[str, ...], axes: tuple[int, ...]) -> Limits:
     """Return what such a library takes."""
-    return Limits(stride=False, dilation=False, boundaries=boundaries, axes=axes)
+    return Limits(stride=False, dilation=False, boundaries=boundaries, axes=axes, also=why_not_planes)
+
+
+def why_not_planes(spec: ConvSpec) -> str | None:
+    """Refuse what would spend its time in calls: such libraries are not made for layers of many channels."""
+    pairs = spec.batch * spec.out_channels * (spec.in_channels // spec.groups)
+    if pairs <= MOST_PAIRS:
+        return None
+    return refuse("work", f"{pairs} calls needed, one for each pair of channels; the limit is {MOST_PAIRS}")
 
 
 def planes_workspace(spec: ConvSpec) -> int:

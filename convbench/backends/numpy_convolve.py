@@ -7,6 +7,7 @@ from math import prod
 
 from convbench.arrays import Array
 from convbench.backend import FunctionBackend
+from convbench.backends._planes import why_not_planes
 from convbench.backends._scipy_signal import LIMITS, conv_by_planes, padded_elements
 from convbench.ops import front_doors
 from convbench.spec import ConvSpec
@@ -31,6 +32,6 @@ BACKEND = FunctionBackend(
     kind="rival",
     function=conv_by_planes(_correlate),
     workspace=_workspace,
-    limits=replace(LIMITS, axes=(1,)),
+    limits=replace(LIMITS, axes=(1,), also=why_not_planes),
 )
 conv, convolve, correlate, plan = front_doors("numpy-convolve")

@@ -9,8 +9,8 @@ from convbench import bounds
 from convbench.algorithms.lowrank import factor_error, tensor_train
 from convbench.algorithms.separable import EPS
 from convbench.arrays import Array
-from convbench.backends._opencv import BOUNDARIES, anchor, as_image, pad, rival
-from convbench.backends._planes import Frame, conv_by_planes, planes_workspace, prepare_planes
+from convbench.backends._opencv import BOUNDARIES, LIMITS, anchor, as_image, pad, rival
+from convbench.backends._planes import Frame, conv_by_planes, planes_workspace, prepare_planes, why_not_planes
 from convbench.bounds import ErrorBound
 from convbench.errors import UnsupportedWeights
 from convbench.ops import front_doors
@@ -30,6 +30,12 @@ def _factors(spec: ConvSpec, kernel: Array) -> tuple[Array, Array]:
         raise UnsupportedWeights(refuse("weights", f"numerical rank {rank} of {min(kernel.shape)}, only 1 is done"))
     column, row = (np.ascontiguousarray(core.reshape(1, -1), spec.dtype) for core in cores)
     return row, column
+
+
+def _why_not(spec: ConvSpec) -> str | None:
+    if prod(spec.kernel_size) == 1:
+        return refuse("kernel size", "one tap: there is nothing to separate")
+    return why_not_planes(spec)
 
 
 def _filter(plane: Array, factors: tuple[Array, Array], frame: Frame, out: Array) -> None:
@@ -60,5 +66,6 @@ BACKEND = rival(
     workspace=planes_workspace,
     work=_work,
     bound=_bound,
+    limits=replace(LIMITS, also=_why_not),
 )
 conv, convolve, correlate, plan = front_doors("opencv-sep")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from convbench.arrays import Array
 from convbench.backend import FunctionBackend
+from convbench.backends._planes import why_not_planes
 from convbench.backends._scipy_signal import LIMITS, REQUIRES, conv_by_planes, padded_elements
 from convbench.ops import front_doors
 from convbench.spec import ConvSpec
@@ -37,6 +39,6 @@ BACKEND = FunctionBackend(
     function=conv_by_planes(_correlate),
     workspace=_workspace,
     requires=REQUIRES,
-    limits=LIMITS,
+    limits=replace(LIMITS, also=why_not_planes),
 )
 conv, convolve, correlate, plan = front_doors("scipy-direct")
