@@ -469,6 +469,16 @@ class KeepsUndeclaredWorkspace(Harmless):
         return 0
 
 
+class HidesBehindItsMemory(Harmless):
+    """Declares so much that the battery would leave it out."""
+
+    caught_by = ("small-integers-are-exact", "why-not-agrees-with-plan")
+
+    @property
+    def prepared_bytes(self) -> int:
+        return 2**29
+
+
 class AcceptsAnyShape(Harmless):
     caught_by = ("malformed-operands-raise",)
 

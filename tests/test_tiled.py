@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from fractions import Fraction
 from itertools import product
 from math import prod
@@ -144,6 +145,26 @@ def test_an_error_stays_in_its_tile() -> None:
 )
 def test_winograd_refuses(line: str, part: str) -> None:
     assert part in str(get_backend("winograd-numpy").why_not(ConvSpec.parse(line)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_lanes_without_a_tile_do_not_grow(threads: int) -> None:
+    """Buffers are used again and again: what a call leaves in lanes that no tile fills must not be transformed again."""
+    plan = get_backend("winograd-numpy").plan(ConvSpec.parse("c3 o4 i67x61 k3 p1 f32"), threads=threads)
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype("f4") for shape in (plan.spec.input_shape, plan.spec.weight_shape))
+    weights = plan.prepare(w)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(60):
+            plan(x, weights)
+
+
+@pytest.mark.parametrize("line", ["c2 o2 i300000 k140000", "c2 o2 i150000 k131073 pfull", "i3000000 k2400000"])
+def test_tiles_are_longer_than_any_kernel(line: str) -> None:
+    spec = ConvSpec.parse(line + " f32")
+    assert min(fft_tiled.choose_tiling(spec).outputs) > 0
+    assert get_backend("fft-tiled").error_bound(spec).normwise > 0
 
 
 def test_winograd_multiplies_less() -> None:

@@ -43,7 +43,7 @@ def _outputs(good: Sequence[int], taps: int, outputs: int) -> tuple[int, ...]:
     """Return outputs of a tile, up to the size that holds all; a single tap needs no transform."""
     if taps == 1:
         return (1,)
-    sizes = [t for t in good if t >= 2 * taps - 1 or t >= outputs + taps - 1] or [good[-1]]
+    sizes = [t for t in good if t >= 2 * taps - 1 or t >= outputs + taps - 1] or [1 << (2 * taps).bit_length()]
     whole = next((i for i, t in enumerate(sizes) if t >= outputs + taps - 1), len(sizes) - 1)
     return tuple(t - taps + 1 for t in sizes[: whole + 1])
 

@@ -69,12 +69,17 @@ def sparse_bytes(spec: ConvSpec) -> int:
 
 def why_not_dense(spec: ConvSpec) -> str | None:
     """Refuse matrices above the limit."""
-    return memory(dense_bytes(spec), LIMIT_BYTES)
+    return memory(max(dense_bytes(spec), _pattern_bytes(spec)), LIMIT_BYTES)
 
 
 def why_not_sparse(spec: ConvSpec) -> str | None:
     """Refuse matrices above the limit."""
-    return memory(sparse_bytes(spec), LIMIT_BYTES)
+    return memory(max(sparse_bytes(spec), _pattern_bytes(spec)), LIMIT_BYTES)
+
+
+def _pattern_bytes(spec: ConvSpec) -> int:
+    """Return the most that :func:`_reads` takes: positions of an axis, what lies beyond, and its stand-ins."""
+    return 4 * 8 * max(k * p for k, p in zip(spec.kernel_size, spec.output_size, strict=True))
 
 
 def _index_dtype(spec: ConvSpec) -> str:

@@ -274,11 +274,17 @@ class Tiled(Blocked):
     def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Any]) -> None:
         (scratch,) = buffers
         lead = (block.lead[0], self._lowering.subgrids, *self._tile_counts(block.output_size))
+        self._clear(scratch.samples, block.lead[1] * self._inputs * prod(lead))
         self._gather(halo, _lanes(self._ns, scratch.samples, self._spec.ndim, self._split(block, self._inputs, lead)))
         samples = scratch.forward()
         self._multiply(samples, weights[:, block.groups, ...], scratch.products(), block, prod(lead))
         products = scratch.inverse()
         self._scatter(_lanes(self._ns, products, self._spec.ndim, self._split(block, self._outputs, lead)), y)
+
+    def _clear(self, lanes: Array, used: int) -> None:
+        """Zero the lanes without a tile: they are transformed with the others, and what is left there would grow."""
+        if used < lanes.shape[-1]:
+            lanes[..., used:] = 0
 
     def _split(self, block: Block, channels: int, lead: tuple[int, ...]) -> tuple[int, ...]:
         return (block.lead[1], channels, *lead)
@@ -342,6 +348,7 @@ class Tiled(Blocked):
             values = _lanes(ns, samples, samples.ndim - 1, (groups, tiles))
             values *= ns.reshape(weights, (*samples.shape[:-1], groups, 1))
             return None
+        self._clear(products, used_out)
         left = ns.reshape(samples, (self._frequencies, -1))[:, :used_in]
         right = ns.reshape(products, (self._frequencies, -1))[:, :used_out]
         left = ns.reshape(left, (self._frequencies, groups, self._inputs, tiles))

@@ -215,7 +215,7 @@ class Winograd(Tiled):
         return 2 * self._scratch_elements() * self._spec.itemsize
 
     def _make_scratch(self) -> Scratch:
-        """Two buffers, between which each axis' product goes to and fro; zeros, as lanes without a tile are read."""
+        """Two buffers, between which each axis' product goes to and fro."""
         ns, size = self._ns, self._tiling.size
         shape, dtype = (self._scratch_elements(),), ns.dtype(self._spec.dtype)
         first, second = (ns.xp.zeros(shape, dtype=dtype) for _ in range(2))

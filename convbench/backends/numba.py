@@ -24,24 +24,29 @@ def _library() -> Any:
 #: Numba masks its pool for the calling thread.
 _POOL = Pool(lambda: (_library(),), each_thread=True)
 _lock = Lock()
+_PIECE = 8192  # outputs of a row that stay in the first-level cache, and that a thread takes at a time
 
 
 @cache
 def _compiled(dtype: str) -> Any:
     """Compile for contiguous arrays of one dtype, once a machine where Numba finds a folder to keep it in."""
     library = _library()
+    piece = _PIECE
     int64, njit, prange, types = library.int64, library.njit, library.prange, library.types
 
     def loops(x: Any, w: Any, y: Any, groups: Any, stride: Any, dilation: Any, before: Any) -> None:
-        """Rows of the output in parallel; one tap at a time is added to as much of a row as it reaches.
+        """Pieces of the output's rows in parallel; one tap at a time is added to as much of a piece as it reaches.
 
         Padding is a matter of where the loops begin and end. x (N, C, *3 axes), w (O, C/groups, *3), y (N, O, *3).
         """
         channels, taps0, taps1, taps2 = w.shape[1:]
         size0, size1, size2 = x.shape[2:]
         outputs, rows0, rows1, length = y.shape[1:]
-        for row in prange(y.shape[0] * outputs * rows0 * rows1):
-            rest, p1 = divmod(int64(row), rows1)  # prange counts without a sign
+        pieces = (length + piece - 1) // piece
+        for number in prange(y.shape[0] * outputs * rows0 * rows1 * pieces):
+            row, cut = divmod(int64(number), pieces)  # prange counts without a sign
+            begin, end = cut * piece, min(length, (cut + 1) * piece)
+            rest, p1 = divmod(row, rows1)
             rest, p0 = divmod(rest, rows0)
             n, o = divmod(rest, outputs)
             start0, start1 = p0 * stride[0] - before[0], p1 * stride[1] - before[1]
@@ -50,11 +55,11 @@ def _compiled(dtype: str) -> Any:
             stop1 = min(taps1, (size1 - 1 - start1) // dilation[1] + 1)
             first_channel = o // (outputs // groups) * channels
             line = y[n, o, p0, p1]
-            line[:] = 0
+            line[begin:end] = 0
             for k2 in range(taps2):
                 shift = k2 * dilation[2] - before[2]
-                first = max(0, -(shift // stride[2]))
-                stop = min(length, (size2 - 1 - shift) // stride[2] + 1)
+                first = max(begin, -(shift // stride[2]))
+                stop = min(end, (size2 - 1 - shift) // stride[2] + 1)
                 if first >= stop:
                     continue
                 part, start2 = line[first:stop], first * stride[2] + shift
@@ -122,7 +127,7 @@ class _NumbaBackend(FunctionBackend):
 
 BACKEND = _NumbaBackend(
     name="numba",
-    summary="plain loops over taps, rows in parallel, compiled by Numba",
+    summary="plain loops over taps, pieces of rows in parallel, compiled by Numba",
     kind="rival",
     function=_conv,
     prepare=_prepare,

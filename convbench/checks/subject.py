@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -18,7 +19,7 @@ from convbench.bounds import ErrorBound
 from convbench.checks.specs import STRUCTURES, Numbers, Structure, gaussian
 from convbench.errors import UnsupportedWeights
 from convbench.oracle import Truth
-from convbench.refusals import memory
+from convbench.refusals import human_bytes, memory
 from convbench.spec import ConvSpec
 
 __all__ = ["Case", "CheckFunction", "Failure", "Operands", "Refusal", "Subject", "require_equal"]
@@ -94,12 +95,20 @@ class Subject:
     def plan(self, threads: int = 1) -> Plan:
         """Return the one plan for that many threads, shared by all checks: a plan must survive any use.
 
-        Raises Refusal if it needs more memory than a check should: a matrix may be as large as its backend allows.
+        Raises Refusal if it needs more memory than a check should: a matrix may be as large as its backend allows. But
+        nothing needs several times the memory of the operation's dense matrix.
         """
         if threads not in self._plans:
             plan = self.backend.plan(self.spec, threads=threads)
-            too_much = memory(plan.workspace_bytes + plan.prepared_bytes, _MOST_BYTES)
+            declared = plan.workspace_bytes + plan.prepared_bytes
+            too_much = memory(declared, _MOST_BYTES)
             if too_much is not None:
+                dense = prod(self.spec.output_shape) * prod(self.spec.input_shape) * 16
+                if declared > 4 * dense + _MOST_BYTES // 4:
+                    raise Failure(
+                        f"declares {human_bytes(declared)} of workspace and prepared weights, where the dense matrix "
+                        f"of the operation would have {human_bytes(dense)}"
+                    )
                 raise Refusal(f"left out of the battery: {too_much}")
             self._plans[threads] = plan
         return self._plans[threads]
