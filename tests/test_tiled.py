@@ -149,7 +149,7 @@ def test_winograd_refuses(line: str, part: str) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_lanes_without_a_tile_do_not_grow(threads: int) -> None:
-    """Buffers are used again and again: what a call leaves in lanes that no tile fills must not be transformed again."""
+    """Buffers are used again: what a call leaves in lanes that no tile fills must not be transformed once more."""
     plan = get_backend("winograd-numpy").plan(ConvSpec.parse("c3 o4 i67x61 k3 p1 f32"), threads=threads)
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape).astype("f4") for shape in (plan.spec.input_shape, plan.spec.weight_shape))
