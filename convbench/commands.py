@@ -239,11 +239,17 @@ def _chosen_suites(names: Sequence[str], lines: Sequence[str], default: str) -> 
 
 
 def _chosen_cases(suites: Sequence[Suite], pattern: str | None) -> list[Case]:
-    cases = list(dict.fromkeys(case for suite in suites for case in suite.cases))
+    cases: dict[Case, Case] = {}
+    for suite in suites:
+        for case in suite.cases:
+            first = cases.setdefault(case, case)
+            if (first.group, first.weight) != (case.group, case.weight):
+                rule = f"has another group or count in an earlier suite ({first.group}, {first.weight}); run them apart"
+                raise SpecError(f"suite {suite.name}", str(case), rule)
     wanted = (pattern or "").split()
     kept = [case for case in cases if all(_has_token(case, glob) for glob in wanted)]
     if not kept:
-        rule = f"keeps none of the {len(cases)} cases; tokens are such as those of '{cases[0]}'"
+        rule = f"keeps none of the {len(cases)} cases; tokens are such as those of '{next(iter(cases))}'"
         raise SpecError("-k", pattern, rule)
     return kept
 

@@ -148,8 +148,8 @@ class Verdict:
     ok : bool
         Within the bound everywhere.
     error_max_eps, bound_max_eps : float
-        Largest |ŷ − y| / (|w| ∗ |x| + |bias|), and the largest that the bound allows there, in units of eps.
-        Infinite where all the terms of an output are zero and the output, or its bound, is not. For float64 the
+        Largest |ŷ − y| / (|w| ∗ |x| + |bias|), and the largest that the bound allows, in units of eps, over the
+        outputs where that sum is not zero. Where it is, an error beyond the bound makes it infinite. For float64 the
         oracle's own rounding shows as well.
     error_norm : float
         ‖ŷ − y‖₂ / ‖y‖₂.
@@ -256,10 +256,11 @@ class Truth:
             allowed = np.where(np.isfinite(allowed), allowed, 0.0)
             wrong = ~(same | (error <= allowed))
             unit = self.scale * (1.0 if "int" in self.spec.dtype else float(np.finfo(self.spec.dtype).eps))
-            ratio = _largest_ratio(error, unit)
+            forgiven = (unit == 0) & ~wrong  # a dark corner of a photograph says nothing of the rest
+            ratio = _largest_ratio(np.where(forgiven, 0.0, error), unit)
             norm = np.linalg.norm(np.where(np.isfinite(error), error, 0.0))
             norm = norm / (np.linalg.norm(np.where(np.isfinite(expected), expected, 0.0)) or 1.0)
-            bound_ratio = _largest_ratio(allowed, unit)
+            bound_ratio = _largest_ratio(np.where(unit == 0, 0.0, allowed), unit)
         message = "" if not wrong.any() else self._complaint(given, wrong, error, allowed)
         if not message and bound.energy and not self.spec.tile and np.isfinite(self.scale).all():
             message = self._complaint_of_energy(error, bound)

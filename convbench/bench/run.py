@@ -297,9 +297,11 @@ class _Run:
         known: dict[str, list[Known]] = {backend.name: [] for backend in self.backends}
         calls = 2 if self.options.timed else 1
         kept_s = (self.options.budget_s or 0) * (1 - VERIFYING_SHARE) * self.options.timed
+        late = False
         for position, pair in enumerate(pairs):
             evidence = self.data.evidence(pair.case)
-            late = self._left_s() < kept_s
+            if position == 0 or pairs[position - 1].case is not pair.case:
+                late = self._left_s() < kept_s  # for whole cases: half of one would have a false winner
             pair.verified = verify(
                 evidence,
                 pair.backend,

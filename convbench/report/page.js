@@ -36,20 +36,29 @@ function sortable(table) {
   });
 }
 
+// A whole word, * standing for any part of it: k3 is not k31.
+function pattern(term) {
+  return new RegExp(`^${term.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replace(/\*/g, ".*")}[:;,.]?$`);
+}
+
 function filterable(table, form, count) {
   const rows = [...table.tBodies[0].rows].map((row) => ({
     row,
     backend: row.dataset.backend,
     status: row.dataset.status,
-    text: [row.cells[0].title, ...[...row.cells].slice(0, -1).map((cell) => cell.textContent)].join(" ").toLowerCase(),
+    words: [row.cells[0].title, ...[...row.cells].slice(0, -1).map((cell) => cell.textContent)]
+      .join(" ")
+      .toLowerCase()
+      .split(/\s+/),
   }));
   const chosen = (name) => new Set([...form.querySelectorAll(`[name=${name}]:checked`)].map((box) => box.value));
   const apply = () => {
-    const terms = form.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const terms = form.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean).map(pattern);
     const [backends, statuses] = [chosen("backend"), chosen("status")];
     let shown = 0;
-    for (const { row, backend, status, text } of rows) {
-      row.hidden = !(backends.has(backend) && statuses.has(status) && terms.every((term) => text.includes(term)));
+    for (const { row, backend, status, words } of rows) {
+      const found = terms.every((term) => words.some((word) => term.test(word)));
+      row.hidden = !(backends.has(backend) && statuses.has(status) && found);
       shown += !row.hidden;
     }
     count.textContent = `${shown} of ${rows.length} rows`;

@@ -45,7 +45,7 @@ _STATUS_MEANS = {
     "ok": "verified, and timed unless the run is for accuracy alone",
     "unsupported": "the backend does not do this, with its reason",
     "unavailable": "a library or a device is missing",
-    "skipped": "it would take longer, or need more memory, than the limit",
+    "skipped": "it would take longer, or need more memory, than the limit, or the run's time was spent",
     "wrong": "the result is not right: it has no time",
     "failed": "an error came instead of a result",
     "timeout": "it did not end in time",
@@ -220,7 +220,8 @@ def _summary(content: Page) -> list[str]:
     won = [f"{row['backend']} in {row['fastest']}" for row in leaders[:_NAMED]]
     more = f"; {len(leaders) - _NAMED} more in fewer" if len(leaders) > _NAMED else ""
     parts.append(f". The fastest, or not separated from it: {', '.join(won)}{more}.")
-    compared = [row for row in means if row["compared"] and row["backend"] != content.baseline]
+    most = max(row["compared"] for row in means)  # means over few cases say little beside those over many
+    compared = [row for row in means if 2 * row["compared"] >= most > 0 and row["backend"] != content.baseline]
     ahead = sorted(compared, key=lambda row: -row["speedup"])[:_NAMED]
     if ahead:
         over = [f"{row['backend']} {human_number(row['speedup'])}× ({row['compared']})" for row in ahead]
@@ -322,7 +323,7 @@ def _filters(backends: Sequence[str], statuses: Sequence[str]) -> _Html:
     )
     return _tag(
         "form",
-        _tag("label", "Rows with all of these words: ", search),
+        _tag("label", "Rows with all of these words (* for anything): ", search),
         _tag("fieldset", "Status: ", *_boxes("status", statuses)),
         _tag(
             "fieldset",
@@ -354,8 +355,8 @@ def _full_table(content: Page) -> _Html:
     heads = [
         _tag("th", "case", scope="col", data_sort="number"),
         _sorting("backend", "text"),
-        *(_sorting(title, f"number {'descending' * (title in _MORE_IS_BETTER)}".strip()) for title in titles),
         _sorting("status", "text"),
+        *(_sorting(title, f"number {'descending' * (title in _MORE_IS_BETTER)}".strip()) for title in titles),
         _tag("th", "again", scope="col", class_="again"),
     ]
     return _tag("table", _head(heads), _body(list(_full_rows(content, grid, kept))), class_="sortable", id="results")
@@ -388,8 +389,8 @@ def _full_rows(content: Page, grid: Grid, kept: Sequence[int]) -> Iterator[_Html
             "tr",
             _tag("th", head, scope="row", title=case, data_v=str(rank)),
             _tag("td", row.cells[0]),
-            *cells,
             _tag("td", row.sentence or row.cells[-1], class_="reason bad" if bad else "reason"),
+            *cells,
             _tag("td", _again(figure, content.timed), class_="again"),
             data_backend=row.cells[0],
             data_status=figure["status"],

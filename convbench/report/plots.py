@@ -46,7 +46,7 @@ _STYLE: Any = {
 }
 _WIDTH_IN, _HEIGHT_IN, _DPI = 9.0, 4.4, 150
 _MANY_BACKENDS, _MANY_CASES, _MANY_PANELS = 10, 16, 6  # more than these are drawn in another way
-_LABEL_CHARACTERS = 48
+_LABEL_CHARACTERS = 64
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,9 @@ MATRIX_WIDTH = 100
 #: One word a status, short enough for a cell of the overview.
 _SHORT = {"unsupported": "refused", "unavailable": "absent", "out-of-memory": "memory"}
 
+#: Part of the reason of pairs that a run had no time for.
+SPENT = "the run's time was spent"
+
 Figure = Mapping[str, Any]
 
 
@@ -372,6 +375,12 @@ def _remarks(table: pd.DataFrame) -> list[str]:
         notes.append("nothing was timed")
     elif table["speedup"].isna().all():
         notes.append("no speed-ups: the baseline has no time in this run; choose another with --baseline")
+    spent = table[table["reason"].astype(str).str.contains(SPENT, regex=False)]["case"].nunique()
+    if spent:
+        notes.append(
+            f"the run's time was spent before all pairs had their turn: some are missing in {spent} of "
+            f"{table['case'].nunique()} cases, the largest; give it more with --budget"
+        )
     unreached = set(table.attrs.get("cases", [])) - set(table["case"])
     if unreached:
         lacking = ": totals may lack layers" if table["group"].any() else ""
