@@ -13,7 +13,7 @@ from convbench.backend import Backend
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
 
-__all__ = ["Known", "expected_seconds", "shrink"]
+__all__ = ["Known", "expected_prepare_seconds", "expected_seconds", "shrink"]
 
 PROBE_FLOPS = 2 * 10**7
 ENLARGED = (8, 4, 2)  # times as much work in the second probe, which tells what a call costs apart from its work
@@ -32,11 +32,13 @@ _NEAR = 8  # a timed call tells of others up to so many times as large; beyond, 
 
 @dataclass(frozen=True)
 class Known:
-    """A call that has been timed: what, the FLOPs really done, and the seconds."""
+    """A call that has been timed: what, the FLOPs really done, and the seconds; and what preparing for it took."""
 
     spec: ConvSpec
     flops: int
     seconds: float
+    prepared_bytes: int = 0
+    prepare_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,17 @@ def expected_seconds(
     likened = flops if rate.share is None else backend.plan(spec, threads=threads).flops * rate.share
     # Weights of a higher rank than the probes' make the same calls more often: their overhead grows as their work does.
     return (rate.overhead_s + rate.flop_s * likened) * flops / likened if likened else rate.overhead_s
+
+
+def expected_prepare_seconds(prepared_bytes: int, known: Sequence[Known]) -> float:
+    """Return how long preparing should take, by the bytes that it keeps: 0 if nothing smaller has been prepared.
+
+    >>> expected_prepare_seconds(300, [Known(ConvSpec(input_size=8, kernel_size=3), 1, 1.0, 100, 2.0)])
+    6.0
+    """
+    smaller = [k for k in known if 0 < k.prepared_bytes <= prepared_bytes]
+    nearest = max(smaller, key=lambda k: k.prepared_bytes, default=None)
+    return nearest.prepare_s * prepared_bytes / nearest.prepared_bytes if nearest else 0.0
 
 
 def _alike(a: ConvSpec, b: ConvSpec) -> bool:

@@ -19,7 +19,7 @@ from convbench.backend import Backend
 from convbench.bench.cases import Case
 from convbench.bench.data import Data
 from convbench.bench.environment import utc_now
-from convbench.bench.predict import PROBE_FLOPS, Known, expected_seconds
+from convbench.bench.predict import PROBE_FLOPS, Known, expected_prepare_seconds, expected_seconds
 from convbench.bench.record import Record
 from convbench.bench.timing import garbage_collector_off, measure
 from convbench.errors import BackendUnavailable, MissingDependency, UnsupportedSpec, one_line
@@ -212,7 +212,9 @@ def _verify(
     data = evidence.data.copy()
     plan, record.plan_s = _timed(partial(backend.plan, spec, threads=threads))
     record.workspace_declared_bytes = int(plan.workspace_bytes)
-    _check_memory(record.workspace_declared_bytes + int(plan.prepared_bytes) + spec.bytes_min, limits)
+    prepared_bytes = int(plan.prepared_bytes)
+    _check_memory(record.workspace_declared_bytes + prepared_bytes + spec.bytes_min, limits)
+    _check_time(expected_prepare_seconds(prepared_bytes, known), "should take", 0.0, limits)
     weights, record.prepare_s = _timed(partial(plan.prepare, data.w))
     setup_s = record.plan_s + record.prepare_s
     record.flops_executed = int(getattr(weights, "flops", None) or plan.flops)
@@ -230,7 +232,7 @@ def _verify(
     y, first_call_s = _timed(partial(plan, data.x, weights, data.bias))
     record.first_call_s = verified.call_s = first_call_s
     _judge(verified, backend, y, evidence)
-    verified.known = Known(spec, record.flops_executed, first_call_s)
+    verified.known = Known(spec, record.flops_executed, first_call_s, prepared_bytes, record.prepare_s)
     if limits.calls == 1:
         return
     _check_time(setup_s, "took", first_call_s, limits)
@@ -244,8 +246,10 @@ def _check_time(setup_s: float, verb: str, call_s: float, limits: Limits) -> Non
     """The least that a pair costs: a prepared call to verify it and, if it will be timed, one by the clock."""
     if limits.calls * (setup_s + call_s) > limits.time_s:
         needed = ", and two are needed" * (limits.calls > 1)
-        setup = f"planning and preparing took {setup_s:.3g} s, " * (setup_s > call_s)
-        text = f"{setup}one call {verb} {call_s:.3g} s{needed}; the limit is {limits.time_s:g} s"
+        what = f"one call {verb} {call_s:.3g} s"
+        if setup_s > call_s:
+            what = f"preparing for a call {verb} {setup_s:.3g} s"
+        text = f"{what}{needed}; the limit is {limits.time_s:g} s"
         raise _Settled("skipped", refuse("work", text))
 
 
