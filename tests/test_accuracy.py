@@ -18,7 +18,7 @@ from convbench.bench.run import PairDone, Started, _Run
 from convbench.bench.statistics import summarise
 from convbench.cli import main
 from convbench.errors import SpecError
-from convbench.report import accuracy, plots
+from convbench.report import accuracy, drawing
 from convbench.report.accuracy import accuracy_plot, csv_text, is_untimed, markdown, overview, sweeps_of
 
 LINE = "n1 c1 o1 i12x12 k3 psame f32"
@@ -295,9 +295,9 @@ def test_of_many_backends_the_odd_ones_have_colours() -> None:
     errors = {f"b{number:02}": 1.0 + 0.01 * number for number in range(23)} | {"fft": 1e6}
     made = table([record(case, name, error=error) for case in SWEEP for name, error in errors.items()])
     styles = accuracy._styles(made)
-    coloured = [name for name, style in styles.items() if style["color"] not in plots._GREYS]
+    coloured = [name for name, style in styles.items() if style["color"] not in drawing.GREYS]
     assert "fft" in coloured
-    assert len(coloured) == len(plots._COLOURS)
+    assert len(coloured) == len(drawing.COLOURS)
     figure = accuracy_plot(made)
     assert figure is not None
     assert "fft" in {text.get_text() for text in figure.axes[1].texts}

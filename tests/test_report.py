@@ -20,7 +20,7 @@ from convbench import reference
 from convbench.bench import statistics
 from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, Record, append, to_frame
 from convbench.errors import SpecError, UnsupportedSpec
-from convbench.report import machine, plots, tables, write_report
+from convbench.report import drawing, machine, plots, tables, write_report
 from convbench.report.layout import layout_of
 from convbench.report.matrix import matrix_figures, matrix_table
 from convbench.report.text import Column, Grid, Row, human_interval, human_number, human_seconds
@@ -637,7 +637,7 @@ def test_many_backends_are_lines_with_the_fastest_in_colour() -> None:
     assert figure is not None
     lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
     assert set(lines) == set(MANY)
-    coloured = {name for name, line in lines.items() if line.get_color() not in plots._GREYS}
+    coloured = {name for name, line in lines.items() if line.get_color() not in drawing.GREYS}
     assert coloured == {"backend-0", "backend-1", "backend-2"}
     looks = {(line.get_color(), line.get_marker(), line.get_fillstyle()) for line in lines.values()}
     assert len(looks) == len(MANY)

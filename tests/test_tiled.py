@@ -6,6 +6,7 @@ import warnings
 from fractions import Fraction
 from itertools import product
 from math import prod
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_points_amplify_less_than_the_usual_ones(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(winograd, "_points", lambda samples, dtype: usual)
     worse = winograd.amplification(4, 3, "float32")
     winograd.transforms.cache_clear()
-    assert chosen["float32"] < chosen["float64"] < 0.6 * worse
+    assert chosen == pytest.approx({"float32": 9.2, "float64": 11.0}, abs=0.05)
     assert worse == pytest.approx(19.5, abs=0.05)
 
 
@@ -72,10 +73,8 @@ def test_tiles_of_any_size_give_the_definition(seed: int, data: st.DataObject) -
     x, w = (rng.integers(-4, 5, shape) for shape in (spec.input_shape, spec.weight_shape))
     expected = oracle.conv(spec.replace(dtype="int64"), x, w)
 
-    class Forced(fft_tiled.TiledFFT):
-        tiling_of = staticmethod(lambda spec: tiling)
-
-    algorithm = Forced(numpy_namespace(), spec, 2)
+    with patch.object(fft_tiled, "choose_tiling", lambda spec: tiling):
+        algorithm = fft_tiled.TiledFFT(numpy_namespace(), spec, 2)
     y = np.full(spec.output_shape, np.nan)
     algorithm.run(x.astype("f8"), algorithm.prepare(w.astype("f8"))[0], None, y)
     np.testing.assert_array_equal(np.rint(y), expected)
@@ -156,8 +155,10 @@ def test_lanes_without_a_tile_do_not_grow(threads: int) -> None:
     weights = plan.prepare(w)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        first = plan(x, weights)
         for _ in range(60):
-            plan(x, weights)
+            y = plan(x, weights)
+    np.testing.assert_array_equal(y, first)
 
 
 @pytest.mark.parametrize("line", ["c2 o2 i300000 k140000", "c2 o2 i150000 k131073 pfull", "i3000000 k2400000"])

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
-from math import gcd, isqrt, prod
+from math import isqrt, prod
 from typing import Any, NamedTuple
 
 from convbench.algorithms.blocking import Block, Blocked, Blocking, matmul_into
+from convbench.algorithms.lowering import reduced
 from convbench.arrays import Array, Namespace
 from convbench.errors import UnsupportedWeights
 from convbench.refusals import refuse
@@ -106,12 +107,12 @@ class AxisSum:
     @property
     def phases(self) -> int:
         """Components s'."""
-        return self.stride // gcd(self.stride, self.dilation)
+        return reduced(self.stride, self.dilation)[0]
 
     @property
     def shift(self) -> int:
         """Distance d' of neighbours in a component."""
-        return self.dilation // gcd(self.stride, self.dilation)
+        return reduced(self.stride, self.dilation)[1]
 
     @property
     def whole(self) -> int:

@@ -16,7 +16,7 @@ from convbench.algorithms.lowering import Lowering
 from convbench.arrays import Array, Namespace
 from convbench.spec import ConvSpec
 from convbench.threads import parallel
-from convbench.transforms import TransformPair, spectrum_shape
+from convbench.transforms import TransformPair, complex_of, spectrum_shape
 
 __all__ = ["WholeFFT", "transform_sizes"]
 
@@ -192,7 +192,7 @@ class WholeFFT:
 
     @property
     def _complex(self) -> str:
-        return {"float32": "complex64", "float64": "complex128"}[self._spec.dtype]
+        return complex_of(self._spec.dtype)
 
     def _count_workspace(self) -> int:
         spec = self._spec

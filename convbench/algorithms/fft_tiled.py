@@ -83,10 +83,8 @@ class TiledFFT(Tiled):
     O(t log t · (C + O) + t · C · O) a tile of t points; a NaN or infinity spoils its tile.
     """
 
-    tiling_of = staticmethod(choose_tiling)
-
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
-        super().__init__(ns, spec, threads, self.tiling_of(spec), _cost(spec))
+        super().__init__(ns, spec, threads, choose_tiling(spec), _cost(spec))
         with self._scratch.borrow():
             pass  # planned now, so that planning is timed as planning
 

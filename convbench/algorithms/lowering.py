@@ -19,7 +19,17 @@ from math import gcd, prod
 
 from convbench.spec import ConvSpec
 
-__all__ = ["AxisLowering", "Lowering"]
+__all__ = ["AxisLowering", "Lowering", "reduced"]
+
+
+def reduced(stride: int, dilation: int) -> tuple[int, int]:
+    """Return s' = s/g and d' = d/g with g = gcd(s, d): steps between polyphase components' taps and subgrids' outputs.
+
+    >>> reduced(6, 4)
+    (3, 2)
+    """
+    common = gcd(stride, dilation)
+    return stride // common, dilation // common
 
 
 @dataclass(frozen=True)
@@ -116,12 +126,12 @@ class AxisLowering:
 
     @property
     def _phase_step(self) -> int:
-        return self.stride // gcd(self.stride, self.dilation)
+        return reduced(self.stride, self.dilation)[0]
 
     @property
     def grid_step(self) -> int:
         """Distance of neighbouring outputs of a subgrid."""
-        return self.dilation // gcd(self.stride, self.dilation)
+        return reduced(self.stride, self.dilation)[1]
 
     def _line(self, phase: int, subgrid: int) -> tuple[int, int]:
         return self.stride * self.grid_step, self.stride * subgrid + phase * self.dilation - self.before

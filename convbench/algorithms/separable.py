@@ -9,10 +9,11 @@ Passes are fused within blocks of outputs, whose intermediate images stay in cac
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import gcd, prod
+from math import prod
 from typing import Any, NamedTuple
 
 from convbench.algorithms.blocking import Block, Blocked, Blocking, flipped
+from convbench.algorithms.lowering import reduced
 from convbench.algorithms.lowrank import max_rank, pass_macs, tensor_train
 from convbench.arrays import Array, Namespace
 from convbench.errors import UnsupportedWeights
@@ -131,8 +132,7 @@ class Separable(Blocked):
         """Multiply strips of one axis by a Toeplitz matrix: position i·s + d·(s'·j + k) of subgrid i."""
         ns, spec = self._ns, self._spec
         stride, dilation, outputs = spec.stride[axis], spec.dilation[axis], target.shape[1 + axis]
-        grids = dilation // gcd(stride, dilation)
-        step = stride // gcd(stride, dilation)
+        step, grids = reduced(stride, dilation)
         lead = (slice(None),) * (1 + axis)
         last = axis == spec.ndim - 1
         for grid in range(min(grids, outputs)):
@@ -168,7 +168,7 @@ class Separable(Blocked):
     def _toeplitz(self, axis: int, core: Any) -> Pass:
         """Return the matrices T[j, s'·j + k] = core[a, k, b] of a full strip."""
         ns, spec = self._ns, self._spec
-        step = spec.stride[axis] // gcd(spec.stride[axis], spec.dilation[axis])
+        step, _ = reduced(spec.stride[axis], spec.dilation[axis])
         kernel = spec.kernel_size[axis]
         matrices = []
         for row in core.astype(spec.dtype):  # (K, ranks in)
@@ -195,7 +195,7 @@ class Separable(Blocked):
         """Toeplitz matrices of full strips for kernels of rank 1; those of rank r take r times (r² between) as much."""
         spec, total = self._spec, 0
         for axis in self._axes:
-            step = spec.stride[axis] // gcd(spec.stride[axis], spec.dilation[axis])
+            step, _ = reduced(spec.stride[axis], spec.dilation[axis])
             total += _STRIP * ((_STRIP - 1) * step + spec.kernel_size[axis])
         return spec.out_channels * self._channels * total * spec.itemsize
 
@@ -212,7 +212,7 @@ class Separable(Blocked):
         spec, bonds = self._spec, (1, *ranks, 1)
         total = 0
         for number, (axis, elements) in enumerate(self._image_elements()):
-            step = spec.stride[axis] // gcd(spec.stride[axis], spec.dilation[axis])
+            step, _ = reduced(spec.stride[axis], spec.dilation[axis])
             rows = min(_STRIP, self._blocking.shape[2 + axis])
             before, after = bonds[-1 - number], bonds[-2 - number]
             total += 2 * before * after * elements * ((rows - 1) * step + spec.kernel_size[axis])

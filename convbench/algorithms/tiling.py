@@ -19,7 +19,7 @@ from itertools import pairwise, product
 from math import prod
 from typing import Any
 
-from convbench.algorithms.blocking import Block, Blocked, Blocking
+from convbench.algorithms.blocking import Block, Blocked, Blocking, flipped
 from convbench.algorithms.lowering import Lowering
 from convbench.arrays import Array, Namespace
 from convbench.spec import ConvSpec
@@ -262,7 +262,7 @@ class Tiled(Blocked):
     def _lowered_weights(self, w: Array) -> Array:
         """Return the taps of every polyphase component, zeros behind the shorter: (*r, lanes (o, c, phase))."""
         ns, spec, axes = self._ns, self._spec, self._lowering.axes
-        w = ns.xp.flip(w, axis=tuple(range(-spec.ndim, 0))) if spec.flip else w
+        w = flipped(ns, spec, w)
         shape = (*(axis.lowered_kernel for axis in axes), w.shape[0], self._channels, self._lowering.phases)
         lowered = ns.xp.zeros(shape, dtype=w.dtype)
         for number, phase in self._lowering.each_phase():
@@ -275,19 +275,16 @@ class Tiled(Blocked):
         (scratch,) = buffers
         lead = (block.lead[0], self._lowering.subgrids, *self._tile_counts(block.output_size))
         self._clear(scratch.samples, block.lead[1] * self._inputs * prod(lead))
-        self._gather(halo, _lanes(self._ns, scratch.samples, self._spec.ndim, self._split(block, self._inputs, lead)))
+        self._gather(halo, _lanes(self._ns, scratch.samples, self._spec.ndim, (block.lead[1], self._inputs, *lead)))
         samples = scratch.forward()
         self._multiply(samples, weights[:, block.groups, ...], scratch.products(), block, prod(lead))
         products = scratch.inverse()
-        self._scatter(_lanes(self._ns, products, self._spec.ndim, self._split(block, self._outputs, lead)), y)
+        self._scatter(_lanes(self._ns, products, self._spec.ndim, (block.lead[1], self._outputs, *lead)), y)
 
     def _clear(self, lanes: Array, used: int) -> None:
         """Zero the lanes without a tile: they are transformed with the others, and what is left there would grow."""
         if used < lanes.shape[-1]:
             lanes[..., used:] = 0
-
-    def _split(self, block: Block, channels: int, lead: tuple[int, ...]) -> tuple[int, ...]:
-        return (block.lead[1], channels, *lead)
 
     def _gather(self, halo: Array, samples: Array) -> None:
         """Copy overlapping tiles of the halo (n, g, C/g, *space) into samples (*t, g, C', n, subgrid, *tiles)."""

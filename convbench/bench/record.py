@@ -21,6 +21,9 @@ __all__ = ["RECORDS_FILE", "STATUSES", "Record", "Records", "append", "load_resu
 RECORDS_FILE = "records.jsonl"
 ENVIRONMENT_FILE = "environment.json"
 
+#: Why a pair was skipped that a run had no time for.
+TIME_SPENT = "the run's time was spent before this pair's turn"
+
 #: status → does it make a command exit non-zero?
 STATUSES = {
     "ok": False,

@@ -20,7 +20,7 @@ from convbench.bench.cases import Case
 from convbench.bench.data import Data
 from convbench.bench.environment import utc_now
 from convbench.bench.predict import PROBE_FLOPS, Known, expected_prepare_seconds, expected_seconds
-from convbench.bench.record import Record
+from convbench.bench.record import TIME_SPENT, Record
 from convbench.bench.timing import garbage_collector_off, measure
 from convbench.errors import BackendUnavailable, MissingDependency, UnsupportedSpec, one_line
 from convbench.memory import measure_workspace
@@ -194,7 +194,7 @@ def _refuse(case: Case, backend: Backend, limits: Limits) -> None:
         raise _Settled("unsupported", one_line(reason))
     _check_memory(case.spec.bytes_min, limits)
     if not limits.time_s:
-        raise _Settled("skipped", refuse("work", "the run's time was spent before this pair's turn"))
+        raise _Settled("skipped", refuse("work", TIME_SPENT))
 
 
 def _check_memory(needed_bytes: int, limits: Limits) -> None:

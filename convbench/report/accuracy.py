@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.errors import MissingDependency
+from convbench.report import drawing
 from convbench.report.layout import Layout, data_title, layout_of
 from convbench.report.tables import Overview, backend_order
 from convbench.report.text import DASH, Column, Grid, Row, missing
@@ -301,8 +302,6 @@ def accuracy_plot(table: pd.DataFrame) -> Figure | None:
     """
     from matplotlib.figure import Figure
 
-    from convbench.report import plots
-
     shown = table[(table["status"] == "ok") & table["error_max_eps"].notna()]
     sweeps = [sweep for sweep in _sweeps_of_table(table) if _is_line(sweep, set(shown["case"]))]
     if not sweeps:
@@ -322,11 +321,11 @@ def accuracy_plot(table: pd.DataFrame) -> Figure | None:
             axis.set_title(f"\n{_data_name(data)}", loc="left", fontsize=9)
         _end_labels(row[-1], styles)
         row[0].set_title(f"{sweep.common}\n{_data_name(kinds[0])}", loc="left", fontsize=9)
-        row[0].set_ylabel(plots._ERROR_TITLE, fontsize=9)
+        row[0].set_ylabel(drawing.ERROR_TITLE, fontsize=9)
     notes = ["less is better; faint: the a-priori bound, at the output where it is largest"]
     notes += ["dotted: 1/eps, where some output has no digit right", *_colour_note(styles)]
     notes[0] += "; at the lower edge: no error" * bool((shown["error_max_eps"] == 0).any())
-    plots._head(figure, "Accuracy: largest componentwise error", notes)
+    drawing.head(figure, "Accuracy: largest componentwise error", notes)
     _legend(figure, axes.flat, styles, legend_in)
     return figure
 
@@ -341,30 +340,26 @@ def _is_line(sweep: Sweep, cases: set[str]) -> bool:
 
 def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Give each backend colour, marker and line; of many, grey ones to those that others are like."""
-    from convbench.report import plots
-
     names, kinds = backend_order(table), dict(zip(table["backend"], table["kind"], strict=True))
     coloured = names
-    if len(names) > plots._MANY_BACKENDS:
+    if len(names) > drawing.MANY_BACKENDS:
         errors = table["error_max_eps"].astype(float)
         logs = errors[errors > 0].map(math.log10)
         apart = (logs - logs.groupby(table["case"]).transform("median")).abs().groupby(table["backend"]).max()
-        coloured = sorted(apart.nlargest(len(plots._COLOURS)).index, key=names.index)
+        coloured = sorted(apart.nlargest(len(drawing.COLOURS)).index, key=names.index)
     grey = [name for name in names if name not in coloured]
-    looks = {name: plots._coloured(index) for index, name in enumerate(coloured)}
-    looks |= {name: plots._grey(index) for index, name in enumerate(grey)}
+    looks = {name: drawing.coloured(index) for index, name in enumerate(coloured)}
+    looks |= {name: drawing.grey(index) for index, name in enumerate(grey)}
     return {name: looks[name] | {"linestyle": "-" if kinds[name] == "own" else (0, (4, 2))} for name in names}
 
 
 def _colour_note(styles: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    from convbench.report import plots
 
-    grey = any(style["color"] in plots._GREYS for style in styles.values())
+    grey = any(style["color"] in drawing.GREYS for style in styles.values())
     return ["in colour: the backends whose errors are furthest from the median of all"] * grey
 
 
 def _panel(axis: Axes, table: pd.DataFrame, sweep: Sweep, data: str, styles: Mapping[str, Mapping[str, Any]]) -> None:
-    from convbench.report import plots
 
     values = {case: int(sweep.columns[line]) for line, case in sweep.cases.get(data, {}).items()}
     rows = table[table["case"].isin(values)]
@@ -373,15 +368,15 @@ def _panel(axis: Axes, table: pd.DataFrame, sweep: Sweep, data: str, styles: Map
     floor = errors[errors > 0].min() / 2  # where a log axis shows an exact result
     for backend, style in styles.items():
         own = rows[rows["backend"] == backend]
-        look = plots._marker(style) | {"linestyle": style["linestyle"]}
-        look["zorder"] = 2 if style["color"] in plots._GREYS else 3
+        look = drawing.marker(style) | {"linestyle": style["linestyle"]}
+        look["zorder"] = 2 if style["color"] in drawing.GREYS else 3
         axis.plot(own["value"], own["error_bound_eps"], color=style["color"], alpha=0.35, linewidth=1, zorder=1)
         axis.plot(own["value"], own["error_max_eps"].clip(lower=floor), label=backend, **look)
     axis.set(xscale="log", yscale="log")
     axis.set_xlabel(sweep.field_title, fontsize=9)
     axis.tick_params(labelsize=8)
     if values:
-        plots._value_ticks(axis, sorted(set(values.values())), _PANEL_IN * 0.8)
+        drawing.value_ticks(axis, sorted(set(values.values())), _PANEL_IN * 0.8)
         _decades(axis)
         axis.set_ylim(axis.get_ylim())  # what follows is not to widen it
         for eps in {_EPS[dtype] for dtype in rows["dtype"] if dtype in _EPS}:
@@ -392,19 +387,15 @@ def _decades(axis: Axes) -> None:
     """Label at most seven decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    from convbench.report import plots
-
     axis.yaxis.set_major_locator(LogLocator(numticks=7))
     axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plots._count_tick(value)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: drawing.count_tick(value)))
 
 
 def _end_labels(axis: Axes, styles: Mapping[str, Mapping[str, Any]]) -> None:
     """Name the coloured lines that reach the right edge, those that end side by side together."""
-    from convbench.report import plots
-
     low, high = map(math.log10, axis.get_ylim())
-    coloured = [name for name, style in styles.items() if style["color"] not in plots._GREYS]
+    coloured = [name for name, style in styles.items() if style["color"] not in drawing.GREYS]
     ends: list[tuple[float, float, str]] = []
     for line in axis.get_lines():
         points: Any = line.get_xydata()
@@ -470,23 +461,7 @@ def write_accuracy(records: pd.DataFrame, folder: Path, note: Callable[[str], No
         (folder / name).write_text(text, encoding="utf-8")
     written = [folder / name for name in texts]
     try:
-        return written + _save_plot(table, folder)
+        return written + drawing.save({"accuracy": lambda: accuracy_plot(table)}, folder)
     except MissingDependency as missing_library:
         note(str(missing_library))
         return written
-
-
-def _save_plot(table: pd.DataFrame, folder: Path) -> list[Path]:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingDependency("plots need matplotlib: pip install matplotlib") from error
-    from convbench.report import plots
-
-    with matplotlib.rc_context(plots._STYLE):
-        figure = accuracy_plot(table)
-        if figure is None:
-            return []
-        figure.savefig(folder / "accuracy.svg", metadata={"Date": None})
-        figure.savefig(folder / "accuracy.png", dpi=plots._DPI)
-    return [folder / "accuracy.svg", folder / "accuracy.png"]

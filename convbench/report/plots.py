@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import textwrap
 from bisect import bisect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbench.errors import MissingDependency
+from convbench.report import drawing
 from convbench.report.layout import Layout, data_title
 from convbench.report.tables import backend_order, fastest, layout_of_table
 from convbench.report.text import missing, shorten
@@ -28,24 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["error_plot", "save_plots", "speedup_plot", "time_plot"]
 
-#: Okabe and Ito's palette with grey for its yellow, which is too faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#888888")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-_GREYS = ("#a6a6a6", "#7d7d7d", "#c4c4c4")
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "text.parse_math": False,  # a dollar in the name of a file is a dollar
-    "hatch.linewidth": 0.6,
-    "svg.hashsalt": "convbench",  # the same results give the same file
-}
-_WIDTH_IN, _HEIGHT_IN, _DPI = 9.0, 4.4, 150
-_MANY_BACKENDS, _MANY_CASES, _MANY_PANELS = 10, 16, 6  # more than these are drawn in another way
+_WIDTH_IN, _HEIGHT_IN = 9.0, 4.4
+_MANY_CASES, _MANY_PANELS = 16, 6  # more than these are drawn in another way
 _LABEL_CHARACTERS = 64
 
 
@@ -67,15 +52,6 @@ def _time_tick(value_s: float) -> str:
     units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
     scale, unit = next(((scale, unit) for scale, unit in units if value_s >= 0.999 * scale), (1e-9, "ns"))
     return f"{value_s / scale:.3g} {unit}"
-
-
-def _count_tick(value: float) -> str:
-    exponent = round(math.log10(value))
-    if exponent < 5:
-        return f"{value:,g}"
-    power = "10" + str(exponent).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    factor = value / 10**exponent
-    return power if abs(factor - 1) < 0.01 else f"{value:.3g}"
 
 
 #: ColorBrewer's palettes, told apart with any colour vision; a deep colour stands for what is good.
@@ -108,21 +84,8 @@ def save_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     MissingDependency
         Without matplotlib.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingDependency("plots need matplotlib: pip install matplotlib") from error
-    written = []
-    with matplotlib.rc_context(_STYLE):
-        for name, draw in (("time", time_plot), ("speedup", speedup_plot), ("error", error_plot)):
-            figure = draw(table)
-            if figure is None:
-                continue
-            for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": _DPI})):
-                path = folder / f"{name}{suffix}"
-                figure.savefig(path, **options)
-                written.append(path)
-    return written
+    drawn = (("time", time_plot), ("speedup", speedup_plot), ("error", error_plot))
+    return drawing.save({name: partial(draw, table) for name, draw in drawn}, folder)
 
 
 def time_plot(table: pd.DataFrame) -> Figure | None:
@@ -145,7 +108,7 @@ def error_plot(table: pd.DataFrame) -> Figure | None:
     table = _drawable(table, _TIME)
     if table.empty:
         return None
-    if table["backend"].nunique() > _MANY_BACKENDS:
+    if table["backend"].nunique() > drawing.MANY_BACKENDS:
         return _error_rows(table, layout, list(styles))
     panels = {name: list(panel.values()) for name, panel in _panels(layout, table)} or {"": list(layout.labels)}
     figure, axes = _figure(len(panels))
@@ -160,20 +123,17 @@ def error_plot(table: pd.DataFrame) -> Figure | None:
                 label=backend,
                 linestyle="none",
                 alpha=0.85,
-                **_marker(style),
+                **drawing.marker(style),
             )
             axis.plot(rows["time_s"], rows["error_bound_eps"], "_", color=style["color"], alpha=0.35, markersize=7)
         axis.set(xscale="log", yscale="log", title=data_title(name))
-        _log_ticks(axis.xaxis, _time_tick)
-        _log_ticks(axis.yaxis, _count_tick)
-    _name_axes(axes, _TIME.title, _ERROR_TITLE)
+        drawing.log_ticks(axis.xaxis, _time_tick)
+        drawing.log_ticks(axis.yaxis, drawing.count_tick)
+    _name_axes(axes, _TIME.title, drawing.ERROR_TITLE)
     exact = ", at the lower edge: exact" if (errors <= 0).any() else ""
     note = f"lower left is better; bar: a-priori bound{exact}"
     _finish(figure, axes, list(styles), "Error against time", layout, note)
     return figure
-
-
-_ERROR_TITLE = "largest error / eps"
 
 
 def _errors(table: pd.DataFrame) -> tuple[pd.Series[float], float]:
@@ -195,9 +155,9 @@ def _error_rows(table: pd.DataFrame, layout: Layout, names: Sequence[str]) -> Fi
     axis.plot(shown, heights, "o", color="#0072B2", alpha=0.45, markersize=4, markeredgewidth=0, label="a case")
     middles = [max(medians[name], floor) for name in names]
     axis.plot(middles, range(len(names)), "d", color="#000000", markersize=5, label="median of its cases")
-    axis.set(xscale="log", xlabel=_ERROR_TITLE, ylim=(-0.7, len(names) - 0.3))
+    axis.set(xscale="log", xlabel=drawing.ERROR_TITLE, ylim=(-0.7, len(names) - 0.3))
     axis.set_yticks(range(len(names)), names, fontsize=8.5)
-    _log_ticks(axis.xaxis, _count_tick)
+    drawing.log_ticks(axis.xaxis, drawing.count_tick)
     exact = ", at the left edge: exact" if (errors <= 0).any() else ""
     keys = ["a case", "median of its cases", "a-priori bound"]
     _finish(figure, [axis], keys, "Error of each backend", layout, f"less is better{exact}")
@@ -214,25 +174,25 @@ def _comparison(table: pd.DataFrame, measure: _Measure, title: str, note: str) -
     layout, styles = layout_of_table(table), _styles(table)
     panels = _panels(layout, shown)
     if not 0 < len(panels) <= _MANY_PANELS:
-        if shown["backend"].nunique() > _MANY_BACKENDS or shown["case"].nunique() > _MANY_CASES:
+        if shown["backend"].nunique() > drawing.MANY_BACKENDS or shown["case"].nunique() > _MANY_CASES:
             return _heat_map(table, shown, measure, measure.heat_title or title, layout)
         return _dots(shown, measure, title, note, layout, styles)
     backends = shown["backend"].nunique()
     rows = math.ceil(len(panels) / _columns(len(panels)))
-    legend_in = 1.6 + 0.18 * backends if backends > _MANY_BACKENDS else 0.0
+    legend_in = 1.6 + 0.18 * backends if backends > drawing.MANY_BACKENDS else 0.0
     figure, axes = _figure(len(panels), height_in=max(rows * _HEIGHT_IN - 1.2 * (rows - 1), legend_in))
     for axis, (name, panel) in zip(axes, panels, strict=True):
         _lines(axis, shown, panel, measure, styles)
         axis.set(xscale="log", yscale="log", title=data_title(name))
-        _log_ticks(axis.yaxis, measure.tick)
+        drawing.log_ticks(axis.yaxis, measure.tick)
     values = sorted({value for _, panel in panels for value in panel})
     for axis in axes:  # they share the axis, and so its ticks
-        _value_ticks(axis, values, _WIDTH_IN * 0.8 / _columns(len(panels)))
+        drawing.value_ticks(axis, values, _WIDTH_IN * 0.8 / _columns(len(panels)))
     _name_axes(axes, layout.field_title, measure.title)
     if (table["status"] != "ok").any():
         note += "; a line ends where a pair was skipped or refused"
     names = list(styles)
-    if backends > _MANY_BACKENDS:
+    if backends > drawing.MANY_BACKENDS:
         note += "; in colour: what is ever the fastest or a tie, and the baseline"
         names = _as_lines_end(shown, layout, measure, styles)
     _finish(figure, axes, names, f"{title} against {layout.field_title}", layout, note)
@@ -244,7 +204,7 @@ def _as_lines_end(table: pd.DataFrame, layout: Layout, measure: _Measure, styles
     places = {case: (number, value) for number, (_, panel) in enumerate(_panels(layout, table))
               for value, case in panel.items()}  # fmt: skip
     last = table.assign(place=table["case"].map(places)).sort_values("place").groupby("backend")[measure.column].last()
-    return sorted(last.index, key=lambda name: (styles[name]["color"] in _GREYS, -float(last[name])))
+    return sorted(last.index, key=lambda name: (styles[name]["color"] in drawing.GREYS, -float(last[name])))
 
 
 def _lines(axis: Axes, table: pd.DataFrame, panel: Mapping[int, str], measure: _Measure, styles: _Styles) -> None:
@@ -260,7 +220,7 @@ def _lines(axis: Axes, table: pd.DataFrame, panel: Mapping[int, str], measure: _
         first, last = rows.index[0], rows.index[-1]
         rows = rows.reindex([value for value in panel if first <= value <= last]).reset_index()  # a gap breaks the line
         low, high = rows[measure.low].astype(float), rows[measure.high].astype(float)
-        look = _marker(style) | {"zorder": 1.5 if style["color"] in _GREYS else 2}  # grey stays behind
+        look = drawing.marker(style) | {"zorder": 1.5 if style["color"] in drawing.GREYS else 2}  # grey stays behind
         axis.vlines(rows["value"], low, high, color=style["color"], linewidth=look["linewidth"], zorder=look["zorder"])
         axis.plot(rows["value"], rows[measure.column], label=backend, linestyle=style["linestyle"], **look)
 
@@ -278,10 +238,10 @@ def _dots(table: pd.DataFrame, measure: _Measure, title: str, note: str, layout:
         shift = 0.5 * (0.5 - (index + 0.5) / len(shown))
         heights = rows["case"].map(places) + shift
         axis.hlines(heights, rows[measure.low].astype(float), rows[measure.high].astype(float), color=style["color"])
-        axis.plot(rows[measure.column], heights, label=backend, linestyle="none", **_marker(style))
+        axis.plot(rows[measure.column], heights, label=backend, linestyle="none", **drawing.marker(style))
     axis.set(xscale="log", xlabel=measure.title, ylim=(-0.6, len(cases) - 0.4))
     axis.set_yticks(list(places.values()), [textwrap.fill(layout.labels[case], 34) for case in places], fontsize=8)
-    _log_ticks(axis.xaxis, measure.tick)
+    drawing.log_ticks(axis.xaxis, measure.tick)
     _finish(figure, [axis], list(styles), title, layout, note)
     return figure
 
@@ -315,7 +275,7 @@ def _heat_map(table: pd.DataFrame, shown: pd.DataFrame, measure: _Measure, title
     notes += ["bold: the fastest of its case, and what is not separated from it"] * (cell_in > 0.3)
     notes += _left_out(table["backend"].nunique() - len(names), "backend", "no time in any case")
     notes += _left_out(table["case"].nunique() - len(cases), "case", "no time" if measure is _TIME else "no baseline")
-    _head(figure, title, [line for line in (layout.common, "; ".join(notes)) if line])
+    drawing.head(figure, title, [line for line in (layout.common, "; ".join(notes)) if line])
     return figure
 
 
@@ -421,27 +381,15 @@ def _styles(table: pd.DataFrame) -> _Styles:
     kinds = dict(zip(table["backend"], table["kind"], strict=True))
     names = backend_order(table)
     coloured = names
-    if table[table["status"] == "ok"]["backend"].nunique() > _MANY_BACKENDS:
+    if table[table["status"] == "ok"]["backend"].nunique() > drawing.MANY_BACKENDS:
         leaders = set[str]().union(*_leaders_by_case(table).values(), table["baseline"].dropna())
         coloured = [name for name in names if name in leaders]
     styles: dict[str, Mapping[str, Any]] = {}
     for name in names:
         index = (coloured if name in coloured else [n for n in names if n not in coloured]).index(name)
-        look = _coloured(index) if name in coloured else _grey(index)
+        look = drawing.coloured(index) if name in coloured else drawing.grey(index)
         styles[name] = look | {"linestyle": "-" if kinds[name] == "own" else (0, (4, 2))}
     return styles
-
-
-def _coloured(index: int) -> dict[str, Any]:
-    return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
-
-
-def _grey(index: int) -> dict[str, Any]:
-    """Markers filled, then hollow, then both again in other greys."""
-    turn = index // len(_MARKERS)
-    fill = "none" if turn % 2 else "full"
-    shade = _GREYS[turn // 2 % len(_GREYS)]
-    return {"color": shade, "marker": _MARKERS[index % len(_MARKERS)], "fillstyle": fill}
 
 
 def _leaders_by_case(table: pd.DataFrame) -> dict[str, set[str]]:
@@ -450,12 +398,6 @@ def _leaders_by_case(table: pd.DataFrame) -> dict[str, set[str]]:
     for row in table.to_dict("records"):  # once: pandas copies the environment with every part of a frame
         rows.setdefault(str(row["case"]), []).append({str(key): value for key, value in row.items()})
     return {case: fastest(entries) for case, entries in rows.items()}
-
-
-def _marker(style: Mapping[str, Any]) -> dict[str, Any]:
-    look = {name: value for name, value in style.items() if name != "linestyle"}
-    grey = style["color"] in _GREYS
-    return look | {"markersize": 3.5 if grey else 4.5, "linewidth": 0.8 if grey else 1.5}
 
 
 def _panels(layout: Layout, table: pd.DataFrame) -> list[tuple[str, Mapping[int, str]]]:
@@ -500,43 +442,10 @@ def _name_axes(axes: Sequence[Axes], below: str, beside: str) -> None:
 
 def _finish(figure: Figure, axes: Sequence[Axes], names: Sequence[str], title: str, layout: Layout, note: str) -> None:
     """Put title, subtitle and one legend for all panels, in the order of the names."""
-    _head(figure, title, [line for line in (layout.common, note) if line])
+    drawing.head(figure, title, [line for line in (layout.common, note) if line])
     handles: dict[str, Any] = {}
     for axis in axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     order = [name for name in names if name in handles]
-    size = None if len(order) <= _MANY_BACKENDS else 8
+    size = None if len(order) <= drawing.MANY_BACKENDS else 8
     figure.legend([handles[name] for name in order], order, loc="outside right center", fontsize=size)
-
-
-def _head(figure: Figure, title: str, lines: Sequence[str]) -> None:
-    height_in = figure.get_figheight()
-    band_in = 0.42 + 0.17 * len(lines)
-    engine: Any = figure.get_layout_engine()
-    engine.set(rect=(0, 0, 1, 1 - band_in / height_in))
-    figure.text(0.008, 1 - 0.09 / height_in, title, va="top", fontsize=12, fontweight="bold")
-    figure.text(0.008, 1 - 0.34 / height_in, "\n".join(lines), va="top", fontsize=8.5, color="#555555")
-
-
-def _value_ticks(axis: Axes, values: Sequence[int], width_in: float) -> None:
-    """Put a tick at every value, and its number wherever there is room for it."""
-    span = max(math.log10(max(values) / min(values)), 1e-9)
-    labels, last_in = [], -1.0
-    for value in values:
-        place_in = math.log10(value / min(values)) / span * width_in
-        room = 0.075 * len(str(value)) + 0.05
-        labels.append(str(value) if place_in - last_in >= room else "")
-        last_in = place_in if labels[-1] else last_in
-    axis.set_xticks(list(values), labels, fontsize=8)
-    axis.set_xticks([], minor=True)
-
-
-def _log_ticks(axis: Any, tick: Callable[[float], str]) -> None:
-    """Label whole decades, and 2 and 5 between them where the axis spans few."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axis.get_view_interval()
-    steps: Iterable[float] = (1.0,) if math.log10(high / low) > 2.5 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(subs=tuple(steps), numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-    axis.set_minor_formatter(NullFormatter())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convbench.bench import statistics
-from convbench.bench.record import STATUSES
+from convbench.bench.record import STATUSES, TIME_SPENT
 from convbench.bench.statistics import fastest
 from convbench.refusals import human_bytes
 from convbench.report.layout import Layout, data_title, layout_of
@@ -70,9 +70,6 @@ MATRIX_WIDTH = 100
 
 #: One word a status, short enough for a cell of the overview.
 _SHORT = {"unsupported": "refused", "unavailable": "absent", "out-of-memory": "memory"}
-
-#: Part of the reason of pairs that a run had no time for.
-SPENT = "the run's time was spent"
 
 Figure = Mapping[str, Any]
 
@@ -375,7 +372,7 @@ def _remarks(table: pd.DataFrame) -> list[str]:
         notes.append("nothing was timed")
     elif table["speedup"].isna().all():
         notes.append("no speed-ups: the baseline has no time in this run; choose another with --baseline")
-    spent = table[table["reason"].astype(str).str.contains(SPENT, regex=False)]["case"].nunique()
+    spent = table[table["reason"].astype(str).str.contains(TIME_SPENT, regex=False)]["case"].nunique()
     if spent:
         notes.append(
             f"the run's time was spent before all pairs had their turn: some are missing in {spent} of "
