@@ -13,6 +13,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
+from convbench.spec import ConvSpec
 from convbench.threads import blas_threads
 from convbench.transforms import Transforms, standard_transforms
 
@@ -35,6 +36,8 @@ class Namespace:
         Convert to and from ``numpy.ndarray``.
     synchronize : callable
         Return when all work handed to the device is done.
+    assign : callable
+        ``assign(target, source)``: copy, converting to the target's dtype.
     reshape : callable
         ``reshape(x, shape)`` or ``reshape(x, shape, copy=False)``, which raises ValueError if it would copy.
     windows : callable
@@ -59,6 +62,7 @@ class Namespace:
     from_host: Callable[[Any], Array]
     to_host: Callable[[Array], Any]
     synchronize: Callable[[], None]
+    assign: Callable[[Array, Array], None]
     reshape: Callable[..., Array]
     windows: Callable[..., Array]
     add: Callable[[Array, Array, Array], None]
@@ -72,6 +76,14 @@ class Namespace:
     def empty(self, shape: Sequence[int], dtype: str) -> Array:
         """Return an uninitialised array."""
         return self.xp.empty(tuple(shape), dtype=self.dtype(dtype))
+
+    def empty_laid_out(self, spec: ConvSpec) -> Array:
+        """Return an uninitialised array for the result of ``spec``, in its order in memory."""
+        shape = spec.result_shape
+        if spec.layout == "channels_first" or spec.op == "weight_grad":
+            return self.empty(shape, spec.result_dtype)
+        last = self.empty((shape[0], *shape[2:], shape[1]), spec.result_dtype)
+        return self.xp.permute_dims(last, (0, len(shape) - 1, *range(1, len(shape) - 1)))
 
     def dtype(self, name: str) -> Any:
         """Return the library's dtype object of a NumPy dtype name."""
@@ -109,6 +121,9 @@ def numpy_namespace(transforms: Transforms | None = None) -> Namespace:
             return np.ndarray(shape, x.dtype, x, 0, strides)
         return as_strided(x, shape, strides, writeable=False)
 
+    def assign(target: Array, source: Array) -> None:
+        target[...] = source
+
     def multiply_add(acc: Array, a: Array, b: Array, scratch: Array) -> None:
         np.multiply(a, b, out=scratch)
         np.add(acc, scratch, out=acc)
@@ -119,6 +134,7 @@ def numpy_namespace(transforms: Transforms | None = None) -> Namespace:
         from_host=np.asarray,
         to_host=np.asarray,
         synchronize=lambda: None,
+        assign=assign,
         reshape=np.ndarray.reshape,
         windows=windows,
         add=lambda a, b, out: np.add(a, b, out=out),
@@ -153,6 +169,9 @@ def standard_namespace(xp: Any) -> Namespace:
         stacked = xp.stack(taps, axis=lead)
         return xp.reshape(stacked, (*x.shape[:lead], *kernel_size, *output_size))
 
+    def assign(target: Array, source: Array) -> None:
+        target[...] = source if source.dtype == target.dtype else xp.astype(source, target.dtype)
+
     def add(a: Array, b: Array, out: Array) -> None:
         out[...] = a + b
 
@@ -177,6 +196,7 @@ def standard_namespace(xp: Any) -> Namespace:
         from_host=xp.asarray,
         to_host=np.asarray,
         synchronize=lambda: None,
+        assign=assign,
         reshape=reshape,
         windows=windows,
         add=add,

@@ -6,7 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from math import prod
@@ -20,7 +20,19 @@ from convbench.refusals import Limits, memory, refuse
 from convbench.spec import DTYPES, ConvSpec
 from convbench.threads import resolve
 
-__all__ = ["Algorithm", "AlgorithmBackend", "Backend", "FunctionBackend", "Plan", "Prepared"]
+__all__ = [
+    "MOST_BYTES",
+    "Algorithm",
+    "AlgorithmBackend",
+    "Backend",
+    "FunctionBackend",
+    "Plan",
+    "Prepared",
+    "import_problem",
+    "overlap",
+    "second_operand",
+    "version_of",
+]
 
 
 #: A result beyond this is refused before anything is allocated: no machine has the memory.
@@ -59,13 +71,17 @@ class Plan(Protocol):
         ...
 
     @property
-    def accumulate_dtype(self) -> str: ...
+    def accumulate_dtype(self) -> str:
+        """What sums are formed in."""
+        ...
 
     def prepare(self, w: Array, /) -> Any:
         """Do what depends on the weights alone (kernel spectrum, packing, factors)."""
         ...
 
-    def __call__(self, x: Array, weights: Any, bias: Array | None = None, out: Array | None = None) -> Array: ...
+    def __call__(self, first: Array, second: Any, bias: Array | None = None, out: Array | None = None) -> Array:
+        """Forward ``plan(x, weights, bias, out)``; gradients ``plan(g, weights, out=…)`` and ``plan(x, g, out=…)``."""
+        ...
 
 
 @runtime_checkable
@@ -114,19 +130,28 @@ class Prepared:
 
 
 class Algorithm(Protocol):
-    """One algorithm planned for one spec and thread count, in one namespace; see :mod:`convbench.algorithms`."""
+    """One algorithm planned for one spec and thread count, in one namespace; see :mod:`convbench.algorithms`.
+
+    Arrays come with their groups split off: x (N, G, C/g, *input_size), w (G, O/g, [*tile,] C/g, *kernel_size), and y
+    and g (N, G, O/g, *output_size).
+    """
 
     workspace_bytes: int
     prepared_bytes: int
     flops: int
 
     def prepare(self, w: Array) -> tuple[Any, int | None]:
-        """Return what ``run`` takes as ``weights``, and its FLOPs if they depend on the weights."""
+        """Return what ``run`` takes as ``second``, but for weight_grad, and its FLOPs if they depend on the weights."""
         ...
 
-    def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
+    def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
         """Write the whole result, bias included, into ``out``, whatever its strides."""
         ...
+
+
+def second_operand(plan: Plan, array: Array) -> Any:
+    """Return what a plan takes as its second operand: prepared weights, or for the weight gradient g as it is."""
+    return array if plan.spec.op == "weight_grad" else plan.prepare(array)
 
 
 class _CheckedPlan(ABC):
@@ -136,12 +161,13 @@ class _CheckedPlan(ABC):
 
     def __init__(self, spec: ConvSpec, backend: str, threads: int, ns: Namespace) -> None:
         self.spec, self.backend, self.threads = spec, backend, threads
-        self.accumulate_dtype = spec.result_dtype
+        self.accumulate_dtype = spec.accumulate_dtype
         self._ns = ns
         self._dtype, self._result_dtype = ns.dtype(spec.dtype), ns.dtype(spec.result_dtype)
         self._integers = "int" in spec.dtype
-        self._input_shape, self._weight_shape = spec.input_shape, spec.weight_shape
-        self._bias_shape, self._output_shape = spec.bias_shape, spec.output_shape
+        self._names, (self._first_shape, self._second_shape) = spec.operand_names, spec.operand_shapes
+        self._bias_shape, self._result_shape = spec.bias_shape, spec.result_shape
+        self._prepares = spec.op != "weight_grad"
 
     @property
     @abstractmethod
@@ -159,7 +185,7 @@ class _CheckedPlan(ABC):
     def _prepare(self, w: Array) -> tuple[Any, int | None]: ...
 
     @abstractmethod
-    def _run(self, x: Array, weights: Any, bias: Array | None, out: Array | None) -> Array: ...
+    def _run(self, first: Array, second: Any, bias: Array | None, out: Array | None) -> Array: ...
 
     def prepare(self, w: Array) -> Prepared:
         """Return the weights as this plan wants them; they may share memory with ``w``.
@@ -167,44 +193,55 @@ class _CheckedPlan(ABC):
         Raises
         ------
         SpecError
-            If ``w`` has another shape or dtype than the spec.
+            If ``w`` has another shape or dtype than the spec, or the spec is a weight gradient.
         UnsupportedWeights
             If the algorithm needs structure that ``w`` has not.
         """
-        self._check("w", w, self._weight_shape, self._dtype)
+        if not self._prepares:
+            raise SpecError("w", "weights", "are not used by op=weight_grad: call plan(x, g)")
+        self._check("w", w, self._second_shape, self._dtype)
         return Prepared(self.spec, self.backend, w, *self._prepare(w))
 
-    def __call__(self, x: Array, weights: Any, bias: Array | None = None, out: Array | None = None) -> Array:
-        """Return y of shape ``spec.output_shape``.
+    def __call__(self, first: Array, second: Any, bias: Array | None = None, out: Array | None = None) -> Array:
+        """Return the result, of shape ``spec.result_shape``.
 
         Parameters
         ----------
-        x : array, shape ``spec.input_shape``
-            Any strides, read-only too; never written.
-        weights : Prepared
-            From :meth:`prepare` of a plan for the same spec and backend.
+        first : array
+            x, or g for the input gradient. Any strides, read-only too; never written.
+        second : Prepared or array
+            From :meth:`prepare` of a plan for the same spec and backend; for the weight gradient g itself.
         bias : array, shape ``spec.bias_shape``, or None as the spec says
-        out : array, shape ``spec.output_shape``, optional
+        out : array, shape ``spec.result_shape``, optional
             Receives the result and is returned; must not share memory with an operand.
         """
-        self._check("x", x, self._input_shape, self._dtype)
-        if type(weights) is not Prepared:
-            raise SpecError("weights", type(weights).__name__, "must come from plan.prepare(w)")
-        if weights.backend != self.backend or (weights.spec is not self.spec and weights.spec != self.spec):
-            made_for = f"{weights.backend}: {weights.spec}"
-            raise SpecError("weights", made_for, f"were prepared for another plan than {self.backend}: {self.spec}")
+        self._check(self._names[0], first, self._first_shape, self._dtype)
+        source = self._source(second)
         if bias is not None:
             if self._bias_shape is None:
-                raise SpecError("bias", type(bias).__name__, "must be None: the plan was made with bias='none'")
+                reason = "bias='none'" if self.spec.op == "forward" else f"op={self.spec.op}"
+                raise SpecError("bias", type(bias).__name__, f"must be None: the plan was made with {reason}")
             self._check("bias", bias, self._bias_shape, self._dtype)
         elif self._bias_shape is not None:
             raise SpecError("bias", None, f"must have shape {self._bias_shape}: the spec says bias={self.spec.bias}")
         if self._integers:
-            self._refuse_overflow(x, weights.source, bias)
+            self._refuse_overflow(first, source, bias)
         if out is not None:
-            self._check("out", out, self._output_shape, self._result_dtype)
-            self._check_out(out, x, weights.source, bias)
-        return self._run(x, weights.value, bias, out)
+            self._check("out", out, self._result_shape, self._result_dtype)
+            self._check_out(out, first, source, bias)
+        return self._run(first, second.value if self._prepares else second, bias, out)
+
+    def _source(self, second: Any) -> Array:
+        """Return the second operand as it was given."""
+        if not self._prepares:
+            self._check(self._names[1], second, self._second_shape, self._dtype)
+            return second
+        if type(second) is not Prepared:
+            raise SpecError("weights", type(second).__name__, "must come from plan.prepare(w)")
+        if second.backend != self.backend or (second.spec is not self.spec and second.spec != self.spec):
+            made_for = f"{second.backend}: {second.spec}"
+            raise SpecError("weights", made_for, f"were prepared for another plan than {self.backend}: {self.spec}")
+        return second.source
 
     def _check(self, name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
         if not self._ns.is_array(array):
@@ -216,12 +253,12 @@ class _CheckedPlan(ABC):
                 name, str(array.dtype), f"must have dtype {getattr(dtype, '__name__', dtype)} for {self.spec}"
             )
 
-    def _refuse_overflow(self, x: Array, w: Array, bias: Array | None) -> None:
+    def _refuse_overflow(self, first: Array, second: Array, bias: Array | None) -> None:
         """Integers are exact or refused: no sum may leave the result's 64 bits."""
         xp = self._ns.xp
         largest = [
             max(abs(int(xp.max(a))), abs(int(xp.min(a)))) if 0 not in a.shape else 0
-            for a in (x, w, bias)
+            for a in (first, second, bias)
             if a is not None
         ]
         total = largest[0] * largest[1] * self.spec.terms + sum(largest[2:])
@@ -230,23 +267,23 @@ class _CheckedPlan(ABC):
                 f"{self.backend}: "
                 + refuse(
                     "dtype",
-                    f"max|x|·max|w|·terms = {total:.3g} could overflow {self.spec.result_dtype}; "
-                    "convert to float64 or scale down",
+                    f"max|{self._names[0]}|·max|{self._names[1]}|·terms = {total:.3g} could overflow "
+                    f"{self.spec.result_dtype}; convert to float64 or scale down",
                 )
             )
 
-    def _check_out(self, out: Array, x: Array, w: Array, bias: Array | None) -> None:
+    def _check_out(self, out: Array, first: Array, second: Array, bias: Array | None) -> None:
         flags = getattr(out, "flags", None)
         if flags is None:
             return
         if not flags.writeable:
             raise SpecError("out", "a read-only array", "must be writeable")
-        for name, operand in (("x", x), ("w", w), ("bias", bias)):
-            if operand is not None and _overlap(out, operand):
+        for name, operand in zip((*self._names, "bias"), (first, second, bias), strict=True):
+            if operand is not None and overlap(out, operand):
                 raise SpecError("out", f"memory shared with {name}", "must be an array of its own")
 
 
-def _overlap(a: Array, b: Array) -> bool:
+def overlap(a: Array, b: Array) -> bool:
     """Tell whether two NumPy arrays share an element, or may do so where finding out would take long."""
     import numpy as np
 
@@ -262,6 +299,14 @@ class _AlgorithmPlan(_CheckedPlan):
     def __init__(self, spec: ConvSpec, backend: str, threads: int, ns: Namespace, algorithm: Algorithm) -> None:
         super().__init__(spec, backend, threads, ns)
         self._algorithm = algorithm
+        groups, (_, *weights) = spec.groups, spec.weight_shape
+        self._grouped_shapes = {
+            "x": (spec.batch, groups, spec.in_channels // groups, *spec.input_size),
+            "w": (groups, spec.out_channels // groups, *weights),
+            "y": (spec.batch, groups, spec.out_channels // groups, *spec.output_size),
+        }
+        self._grouped_shapes["g"] = self._grouped_shapes["y"]
+        self._result_name = {"forward": "y", "input_grad": "x", "weight_grad": "w"}[spec.op]
 
     @property
     def workspace_bytes(self) -> int:
@@ -276,19 +321,25 @@ class _AlgorithmPlan(_CheckedPlan):
         return self._algorithm.flops
 
     def _prepare(self, w: Array) -> tuple[Any, int | None]:
-        return self._algorithm.prepare(w)
+        return self._algorithm.prepare(self._grouped("w", w))
 
-    def _run(self, x: Array, weights: Any, bias: Array | None, out: Array | None) -> Array:
+    def _run(self, first: Array, second: Any, bias: Array | None, out: Array | None) -> Array:
         if out is None:
-            out = self._ns.empty(self._output_shape, self.spec.result_dtype)
-        self._algorithm.run(x, weights, bias, out)
+            out = self._ns.empty_laid_out(self.spec)
+        first_name, second_name = self._names
+        if not self._prepares:
+            second = self._grouped(second_name, second)
+        self._algorithm.run(self._grouped(first_name, first), second, bias, self._grouped(self._result_name, out))
         return out
+
+    def _grouped(self, name: str, array: Array) -> Array:
+        return self._ns.reshape(array, self._grouped_shapes[name])
 
 
 class _FunctionPlan(_CheckedPlan):
     def __init__(self, spec: ConvSpec, owner: FunctionBackend, threads: int) -> None:
         super().__init__(spec, owner.name, threads if owner.pool else 1, owner.ns())
-        self._owner = owner
+        self._owner, self.accumulate_dtype = owner, owner.accumulates(spec)
 
     @property
     def workspace_bytes(self) -> int:
@@ -305,26 +356,26 @@ class _FunctionPlan(_CheckedPlan):
     def _prepare(self, w: Array) -> tuple[Any, int | None]:
         return (self._owner.prepare(self.spec, w) if self._owner.prepare else w), None
 
-    def _run(self, x: Array, weights: Any, bias: Array | None, out: Array | None) -> Array:
+    def _run(self, first: Array, second: Any, bias: Array | None, out: Array | None) -> Array:
         spec, owner = self.spec, self._owner
         with owner.pool(self.threads) if owner.pool else nullcontext():
-            y = owner.function(spec, x, weights, bias) if owner.takes_bias else owner.function(spec, x, weights)
-        if self._ns.is_array(y) and y.shape == self._output_shape and y.dtype == self._result_dtype:
+            y = owner.function(spec, first, second, bias) if owner.takes_bias else owner.function(spec, first, second)
+        if self._ns.is_array(y) and y.shape == self._result_shape and y.dtype == self._result_dtype:
             if bias is not None and not owner.takes_bias:
-                y = self._add_bias(y, x, bias)
+                y = self._add_bias(y, first, bias)
             if out is None:
                 return y
             out[...] = y
             return out
         given = f"{type(y).__name__} of shape {getattr(y, 'shape', None)} and dtype {getattr(y, 'dtype', None)}"
-        wanted = f"{spec.result_dtype} array of shape {self._output_shape}"
+        wanted = f"{spec.result_dtype} array of shape {self._result_shape}"
         raise SpecError("function", given, f"must return a {wanted} for {spec}")
 
     def _add_bias(self, y: Array, x: Array, bias: Array) -> Array:
         from convbench.algorithms.blocking import spread_bias
 
         spread = spread_bias(self._ns, self.spec, bias)
-        if _overlap(y, x):  # a function may return a view of its argument
+        if overlap(y, x):  # a function may return a view of its argument
             return y + spread
         y += spread
         return y
@@ -360,13 +411,13 @@ class _DeclaredBackend(ABC):
     @property
     def implementation(self) -> str:
         """The method, and the version of each library behind it."""
-        libraries = [f"{name} {_version(name)}" for name in ("numpy", *self.requires.values())]
+        libraries = [f"{name} {version_of(name)}" for name in ("numpy", *self.requires.values())]
         return f"{self.summary} ({', '.join(libraries)})"
 
     def unavailable(self) -> str | None:
         """Return what is missing and how to install it, or None."""
         for module, distribution in self.requires.items():
-            problem = _import_problem(module)
+            problem = import_problem(module)
             if problem is not None:
                 return refuse("not installed", f"needs {distribution}: pip install {distribution}{problem}")
         return None
@@ -402,6 +453,11 @@ class _DeclaredBackend(ABC):
     def _plan(self, spec: ConvSpec, threads: int) -> Plan: ...
 
 
+def forward_and_shared(spec: ConvSpec) -> bool:
+    """Tell whether a spec is a forward operation with one set of weights for all positions."""
+    return spec.op == "forward" and spec.tile is None
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmBackend(_DeclaredBackend):
     """Binds an :class:`Algorithm` to a namespace.
@@ -410,19 +466,54 @@ class AlgorithmBackend(_DeclaredBackend):
     ----------
     algorithm : callable
         ``algorithm(ns, spec, threads) -> Algorithm``.
+    native : callable
+        ``native(spec)``: does the algorithm do this itself? What else ``limits`` takes is rewritten as convolutions
+        that it does (:mod:`convbench.algorithms.rewriting`), to each of which ``limits.also`` and ``bound`` apply.
     """
 
     algorithm: Callable[[Namespace, ConvSpec, int], Algorithm]
+    native: Callable[[ConvSpec], bool] = forward_and_shared
+
+    def why_not(self, spec: ConvSpec) -> str | None:
+        """Return the reason why this spec is not done here, or None for "I can"."""
+        if self.native(spec):
+            return super().why_not(spec)
+        from convbench.algorithms import rewriting
+
+        return (
+            self.unavailable()
+            or replace(self.limits, also=None).why_not(spec)
+            or memory(_result_bytes(spec), MOST_BYTES)
+            or rewriting.why_not(spec, self.native, self.limits.also)
+        )
+
+    def error_bound(self, spec: ConvSpec) -> ErrorBound:
+        """Return the a-priori bound of this algorithm's error for ``spec``."""
+        if self.native(spec):
+            return self.bound(spec)
+        from convbench.algorithms import rewriting
+
+        return rewriting.bound(spec, self.native, self.bound)
 
     def _plan(self, spec: ConvSpec, threads: int) -> Plan:
         ns = self.ns()
         threads = threads if ns.threaded else 1
-        return _AlgorithmPlan(spec, self.name, threads, ns, self.algorithm(ns, spec, threads))
+        return _AlgorithmPlan(spec, self.name, threads, ns, self._realised(ns, spec, threads))
+
+    def _realised(self, ns: Namespace, spec: ConvSpec, threads: int) -> Algorithm:
+        if self.native(spec):
+            return self.algorithm(ns, spec, threads)
+        from convbench.algorithms.rewriting import Rewritten
+
+        return Rewritten(ns, spec, threads, self._realised)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionBackend(_DeclaredBackend):
     """Turns a pure function ``function(spec, x, w) -> y`` into a full backend.
+
+    For the gradients, where ``limits.ops`` has them, it is called as ``function(spec, g, w)`` and
+    ``function(spec, x, g)``.
 
     The adapter checks operands, adds the bias (unless the function does), honours ``out=`` (by a copy) and reports
     limits.
@@ -430,7 +521,7 @@ class FunctionBackend(_DeclaredBackend):
     Attributes
     ----------
     function : callable
-        Returns a new array of shape ``spec.output_shape``; must not keep or change its arguments.
+        Returns a new array of shape ``spec.result_shape``; must not keep or change its arguments.
     takes_bias : bool
         The function is called as ``function(spec, x, w, bias)``, with None for no bias, and adds it itself.
     prepare : callable, optional
@@ -442,6 +533,8 @@ class FunctionBackend(_DeclaredBackend):
         ``workspace(spec)``: bytes allocated beyond operands and result. The battery checks it.
     work : callable
         ``work(spec)``: FLOPs really done; the default is the nominal count.
+    accumulates : callable
+        ``accumulates(spec)``: the dtype in which the function forms its sums; the default is ``spec.accumulate_dtype``.
     pool : callable, optional
         ``pool(threads)``: a context in which the library uses that many threads. Without it the function
         counts as single-threaded.
@@ -472,6 +565,7 @@ class FunctionBackend(_DeclaredBackend):
     prepared: Callable[[ConvSpec], int] = lambda spec: 0
     workspace: Callable[[ConvSpec], int] = lambda spec: 0
     work: Callable[[ConvSpec], int] = lambda spec: spec.flops
+    accumulates: Callable[[ConvSpec], str] = lambda spec: spec.accumulate_dtype
     pool: Callable[[int], AbstractContextManager[Any]] | None = None
 
     def _plan(self, spec: ConvSpec, threads: int) -> Plan:
@@ -479,7 +573,7 @@ class FunctionBackend(_DeclaredBackend):
 
 
 @cache
-def _import_problem(module: str) -> str | None:
+def import_problem(module: str) -> str | None:
     """Try to import; return None, "" if it is not there, or what went wrong."""
     try:
         importlib.import_module(module)
@@ -491,7 +585,8 @@ def _import_problem(module: str) -> str | None:
 
 
 @cache
-def _version(distribution: str) -> str:
+def version_of(distribution: str) -> str:
+    """Return the version of an installed distribution."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

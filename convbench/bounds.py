@@ -53,6 +53,8 @@ class ErrorBound:
         after rounding to the nearest integer, wherever the bound is below one half.
     spreads_nonfinite : bool
         One NaN or infinity spoils outputs that do not depend on it.
+    flushes_denormals : bool
+        Operands, products and sums below the smallest normal number may count as zero.
     """
 
     source: str
@@ -62,6 +64,7 @@ class ErrorBound:
     reach: tuple[int, ...] | None = None
     exact_on_integers: bool = True
     spreads_nonfinite: bool = False
+    flushes_denormals: bool = False
 
 
 def gamma(terms: int, dtype: str) -> float:
@@ -87,18 +90,25 @@ def direct(spec: ConvSpec) -> ErrorBound:
 
 
 def winograd(
-    spec: ConvSpec, amplification: float, size: tuple[int, ...], reach: tuple[int, ...], exact: bool
+    spec: ConvSpec,
+    amplification: float,
+    size: tuple[int, ...],
+    reach: tuple[int, ...] | None,
+    exact: bool,
+    summed: int | None = None,
 ) -> ErrorBound:
     """Minimal filtering by tiles of ``size`` samples.
 
     Each value is a sum of products of sums, so its relative error is at most γ of their lengths together: t along each
-    axis for samples and for outputs, the channels, and r for weights (in float32 one: they are rounded once). By
-    Cauchy and Schwarz |Σ_f A_if (G_f·w)(B_f·x)| ≤ Σ_f |A_if| ‖G_f‖‖B_f‖ · ‖w‖₂‖x‖₂, the norms over a tile;
-    ``amplification`` is the largest such sum, its product over the axes (Kronecker products multiply norms).
+    axis for samples and for outputs, the channels (``summed``), and r for weights (in float32 one: they are rounded
+    once). By Cauchy and Schwarz |Σ_f A_if (G_f·w)(B_f·x)| ≤ Σ_f |A_if| ‖G_f‖‖B_f‖ · ‖w‖₂‖x‖₂, the norms over a tile;
+    ``amplification`` is the largest such sum, its product over the axes (Kronecker products multiply norms). The weight
+    gradient Gᵀ Σ (A g) ⊙ (Bᵀ x) is bounded alike, its sum over tiles by that of their norms.
     """
-    channels = spec.in_channels // spec.groups * prod(spec.stride)
-    weights = 1 if spec.dtype == "float32" else sum(spec.kernel_size)
-    terms = 2 * sum(size) + weights + channels + 2
+    summed = spec.in_channels // spec.groups * prod(spec.stride) if summed is None else summed
+    lengths = size if spec.op == "weight_grad" else spec.kernel_size  # of the sums in which weights are transformed
+    weights = 1 if spec.dtype in ("float32", "complex64") else sum(lengths)
+    terms = 2 * sum(size) + weights + summed + 2
     return ErrorBound(
         source="Higham 2002, eq. 3.5, with the transforms' norms",
         componentwise=gamma(1, spec.dtype),
@@ -109,22 +119,36 @@ def winograd(
     )
 
 
-def fft(spec: ConvSpec, points: int, reach: tuple[int, ...] | None = None, overlap: float = 1.0) -> ErrorBound:
+def fft(
+    spec: ConvSpec,
+    points: int,
+    reach: tuple[int, ...] | None = None,
+    overlap: float = 1.0,
+    summed: int | None = None,
+) -> ErrorBound:
     """Three transforms of ``points`` points in all and one product a frequency.
 
     A transform's relative error in the 2-norm is at most η·log₂T, η = u + γ₄(√2 + u) ≈ 6.7u = 3.4 eps (theorem
     24.2, for radix 2; larger radices have fewer, longer stages, and their small sums stay below the stages that
     they replace). By Parseval three of them give 3·3.4·log₂T eps of max|ŵ|·‖x‖₂ in the 2-norm (``energy``), and,
-    as |Σ_f X_f W_f|/T ≤ ‖x‖₂‖w‖₂, as many eps of ‖w‖₂‖x‖₂ at each output. The sum over channels adds √2·γ of its
-    length. In tiles the norms are over a tile (``reach``), and a sample counts in ``overlap`` of them.
+    as |Σ_f X_f W_f|/T ≤ ‖x‖₂‖w‖₂, as many eps of ‖w‖₂‖x‖₂ at each output. A sum of spectra adds √2·γ of its length,
+    ``summed``: by default the channels, or the examples of a weight gradient. Of complex data, too, as products of
+    spectra are complex in any case. In tiles the norms are over a tile (``reach``), and a sample counts in ``overlap``
+    of them.
     """
     eta = 3.4
-    channels = spec.in_channels // spec.groups * prod(spec.stride)
-    factor = 3 * eta * max(1.0, log2(max(2, points))) + sqrt(2) * gamma(channels + 3, spec.dtype)
+    real = {"complex64": "float32", "complex128": "float64"}.get(spec.dtype, spec.dtype)
+    lengths = {
+        "forward": spec.in_channels // spec.groups * prod(spec.stride),
+        "input_grad": spec.out_channels // spec.groups,
+        "weight_grad": spec.batch,
+    }
+    summed = lengths[spec.op] if summed is None else summed
+    factor = 3 * eta * max(1.0, log2(max(2, points))) + sqrt(2) * gamma(summed + 3, real)
     return ErrorBound(
         source="Higham 2002, theorem 24.2",
         componentwise=gamma(1, spec.dtype),
-        normwise=factor,
+        normwise=factor * (sqrt(overlap) if reach is None else 1.0),
         energy=factor * sqrt(overlap),
         reach=reach,
         exact_on_integers=False,

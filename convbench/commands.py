@@ -18,11 +18,13 @@ from click.shell_completion import CompletionItem
 import convbench
 from convbench.bench.cases import Case, Suite, list_suites, load_suite
 from convbench.bench.environment import thread_note
+from convbench.bench.families import Convolution, Family, family_of, only_family
 from convbench.bench.record import STATUSES
 from convbench.errors import MissingDependency, SpecError, UnknownBackend, one_line
 from convbench.refusals import human_bytes
-from convbench.registry import all_backends, backend_names, get_backend, implementation_of, what_is_missing
-from convbench.report import DEFAULT_BASELINE, matrix_specs, write_report
+from convbench.registry import backend_names, implementation_of, what_is_missing
+from convbench.report import matrix_specs, write_report
+from convbench.report.features import feature_grids
 from convbench.report.screen import Screen
 from convbench.report.text import Column, Grid, Row, human_number, human_seconds
 from convbench.spec import ConvSpec
@@ -136,7 +138,7 @@ def cli(context: click.Context) -> None:
 @click.option("-k", "pattern", metavar="FILTER", help="Only cases that have each of these tokens: -k 'k3 w=*'.")
 @click.option("--spec", "lines", multiple=True, metavar="LINE", help="A case instead of suites; repeatable.")
 @click.option("--backends", type=_BACKEND, metavar="GLOB,...", help="Only these backends; default: all.")
-@click.option("--baseline", type=_BACKEND, metavar="NAME", help=f"Of speed-ups; default: {DEFAULT_BASELINE}.")
+@click.option("--baseline", type=_BACKEND, metavar="NAME", help=f"Of speed-ups; default: {Convolution.baseline}.")
 @click.option("--threads", type=_Count(), metavar="N", help="Default: every core.")
 @click.option("--passes", type=_Count(), default=3, show_default=True, metavar="N",
               help="Times that all pairs are gone through.")  # fmt: skip
@@ -183,8 +185,9 @@ def run(
     if accuracy:
         chosen = [replace(suite, cases=_with_range(suite.cases), tables=()) for suite in chosen]
     cases = _chosen_cases(chosen, pattern)
-    names = _chosen_backends(backends)
-    if baseline is not None and get_backend(baseline).name not in names:
+    family = only_family(str(case) for case in cases)
+    names = _chosen_backends(backends, family)
+    if baseline is not None and family.get_backend(baseline).name not in names:
         raise SpecError("--baseline", baseline, f"must be one of the backends of this run: {', '.join(names)}")
     options = Options(
         threads=threads,
@@ -200,12 +203,12 @@ def run(
     screen = Screen()
     with _removed_if_empty(folder):
         if not quiet:
-            _announce(screen, chosen, len(cases), names, options)
+            _announce(screen, chosen, len(cases), names, family, options)
         # all: then the run itself leaves `reference` out where it refuses
-        statuses, interrupted = _measure(screen, cases, names if backends else None, options, folder, quiet)
+        statuses, interrupted = _measure(screen, cases, names, bool(backends), options, folder, quiet)
     if interrupted:
         screen.note("interrupted: what was measured until now is kept")
-    _conclude(screen, folder, baseline or DEFAULT_BASELINE, list(dict.fromkeys(specs)))
+    _conclude(screen, folder, baseline or family.baseline, list(dict.fromkeys(specs)))
     if interrupted:
         return 130
     return int(any(STATUSES.get(status, True) for status in statuses))
@@ -260,9 +263,9 @@ def _has_token(case: Case, glob: str) -> bool:
     return any(fnmatchcase(token, glob) for token in tokens)
 
 
-def _chosen_backends(patterns: str | None) -> list[str]:
+def _chosen_backends(patterns: str | None, family: Family) -> list[str]:
     """Names that match, in the registry's order; a name without wildcards must exist."""
-    known = backend_names()
+    known = family.backend_names()
     if patterns is None:
         return known
     chosen: set[str] = set()
@@ -270,14 +273,16 @@ def _chosen_backends(patterns: str | None) -> list[str]:
         matches = [name for name in known if fnmatchcase(name, pattern)]
         if not matches and any(sign in pattern for sign in "*?["):
             raise UnknownBackend(f"--backends: no backend matches {pattern!r}; there are {', '.join(known)}")
-        chosen.update(matches or [get_backend(pattern).name])
+        chosen.update(matches or [family.get_backend(pattern).name])
     if not chosen:
         raise SpecError("--backends", patterns, "names no backend; write names or globs joined by commas")
     return [name for name in known if name in chosen]
 
 
-def _announce(screen: Screen, suites: Sequence[Suite], cases: int, names: Sequence[str], options: Options) -> None:
-    missing = {name: what_is_missing(get_backend(name)) for name in names}
+def _announce(
+    screen: Screen, suites: Sequence[Suite], cases: int, names: Sequence[str], family: Family, options: Options
+) -> None:
+    missing = {name: what_is_missing(family.get_backend(name)) for name in names}
     usable = [name for name in names if missing[name] is None]
     title = "; ".join(dict.fromkeys(suite.title for suite in suites))
     screen.say(f"{title} ({cases} case{'s' * (cases > 1)})", "bold")
@@ -298,16 +303,22 @@ def _removed_if_empty(folder: Path) -> Iterator[None]:
 
 
 def _measure(
-    screen: Screen, cases: Sequence[Case], backends: Sequence[str] | None, options: Options, folder: Path, quiet: bool
+    screen: Screen,
+    cases: Sequence[Case],
+    names: Sequence[str],
+    named: bool,
+    options: Options,
+    folder: Path,
+    quiet: bool,
 ) -> tuple[list[str], bool]:
     """Run everything; return the pairs' statuses and whether the run was interrupted."""
     from convbench.bench.run import run_cases
     from convbench.report.live import Live
 
     with screen.progress(options.budget_s or float("inf"), quiet) as bar:
-        live = Live(screen, bar, [str(case) for case in cases], backends or backend_names(), folder, quiet)
+        live = Live(screen, bar, [str(case) for case in cases], names, folder, quiet)
         try:
-            run_cases(cases, backends, options, folder, live)
+            run_cases(cases, names if named else None, options, folder, live)
         except KeyboardInterrupt:
             if not any(folder.iterdir()):
                 raise
@@ -408,7 +419,7 @@ def _show_matrix(screen: Screen, spec: ConvSpec) -> None:
 
 @cli.command()
 @click.argument("folder", metavar="RUN", type=_FOLDER)
-@click.option("--baseline", metavar="NAME", help=f"Of speed-ups; default: {DEFAULT_BASELINE}.")
+@click.option("--baseline", metavar="NAME", help=f"Of speed-ups; default: {Convolution.baseline}.")
 def report(folder: Path, baseline: str | None) -> None:
     """Print and write a run's tables, plots and page.
 
@@ -425,11 +436,13 @@ def report(folder: Path, baseline: str | None) -> None:
     elif folder.is_file() and folder.name != RECORDS_FILE:
         rule = f"must be a run's folder, the {RECORDS_FILE} in it, or a FILE.json of pytest-benchmark"
         raise SpecError("RUN", str(folder), rule)
-    names = list(dict.fromkeys(record.backend for record in read(folder)))
+    records = read(folder)
+    names = list(dict.fromkeys(record.backend for record in records))
     if baseline is not None and baseline not in names:
         raise SpecError("--baseline", baseline, f"must be one of the backends of this run: {', '.join(names)}")
     folder = folder if folder.is_dir() else folder.parent
-    _conclude(screen, folder, baseline or DEFAULT_BASELINE, matrix_specs(folder))
+    family = family_of(records[0].spec if records else "")
+    _conclude(screen, folder, baseline or family.baseline, matrix_specs(folder))
 
 
 # -- check ------------------------------------------------------------------------------------------
@@ -439,12 +452,15 @@ def report(folder: Path, baseline: str | None) -> None:
 @click.argument("backends", nargs=-1, type=_BACKEND, metavar="[BACKEND]...")
 @click.option("--specs", type=_Count(), default=60, show_default=True, metavar="N", help="Random specs.")
 @click.option("--seed", type=_Count(0), default=0, show_default=True, metavar="N", help="Of their choice.")
-def check(backends: tuple[str, ...], specs: int, seed: int) -> int:
+@click.option("-j", "--jobs", type=_Count(), default=1, show_default=True, metavar="N", help="Backends at a time.")
+@click.option("--pooling", is_flag=True, help="Backends of pooling, by their own battery.")
+def check(backends: tuple[str, ...], specs: int, seed: int, jobs: int, pooling: bool) -> int:
     """Put backends through all correctness checks.
 
     BACKEND is a name or a glob; without any, all are checked. A refusal is a backend's right; a failure is not.
     """
-    names = _chosen_backends(",".join(backends) if backends else None)
+    family = _pooling() if pooling else Convolution()
+    names = _chosen_backends(",".join(backends) if backends else None, family)
     screen = Screen()
     grid = Grid(
         [
@@ -453,38 +469,90 @@ def check(backends: tuple[str, ...], specs: int, seed: int) -> int:
             Column("failed", least=6),
             Column("refused", least=7),
             Column("time", least=8),
+            Column("specs taken", least=len("2,086 of 2,086")),
+            Column("specs refused, by reason", right=False, drop=1),
         ]
     )
     screen.say(f"(check, spec) pairs; {specs} random specs, seed {seed}", "dim")
     screen.header(grid)
-    failed = [name for name in names if not _check_one(screen, grid, get_backend(name), specs, seed)]
-    return int(bool(failed))
+    present = {name: _own_word(family.get_backend(name)) for name in names}
+    runs = _checked([name for name in names if present[name] is None], specs, seed, pooling, jobs)
+    failed = 0
+    for name in names:
+        if present[name] is not None:
+            screen.row(grid, Row((name,), sentence=f"unavailable: {present[name]}", style="dim"))
+            continue
+        with screen.busy(f"checking {name}"):
+            results, elapsed_s = next(runs)
+        failed += _show_checked(screen, grid, name, results, elapsed_s)
+    return int(failed > 0)
 
 
-def _check_one(screen: Screen, grid: Grid, backend: Backend, specs: int, seed: int, shown: int = 5) -> bool:
-    """Check one backend and print its row; return whether nothing failed."""
-    from collections import Counter
+def _checked(
+    names: Sequence[str], specs: int, seed: int, pooling: bool, jobs: int
+) -> Iterator[tuple[Sequence[Any], float]]:
+    """Check backends, in processes of their own if there are several jobs; results and times come in order."""
+    if min(jobs, len(names)) <= 1:
+        yield from (_check_one(name, specs, seed, pooling) for name in names)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn")) as pool:
+        yield from (run.result() for run in [pool.submit(_check_alone, name, specs, seed, pooling) for name in names])
+
+
+def _check_alone(name: str, specs: int, seed: int, pooling: bool) -> tuple[Sequence[Any], float]:
+    """Check a backend in one process of several, where the oracle's products do with one thread."""
+    from convbench.threads import blas_threads
+
+    with blas_threads(1):
+        return _check_one(name, specs, seed, pooling)
+
+
+def _check_one(name: str, specs: int, seed: int, pooling: bool) -> tuple[Sequence[Any], float]:
+    """Put a backend through the battery; return the results and how long it took."""
     from time import perf_counter
 
-    from convbench.checks import check_backend
+    family, began = _pooling() if pooling else Convolution(), perf_counter()
+    return family.check(name, specs=specs, seed=seed), perf_counter() - began
 
-    missing = _own_word(backend)
-    if missing is not None:
-        screen.row(grid, Row((backend.name,), sentence=f"unavailable: {missing}", style="dim"))
-        return True
-    began = perf_counter()
-    with screen.busy(f"checking {backend.name}"):
-        results = check_backend(backend, specs=specs, seed=seed)
-    elapsed_s = perf_counter() - began
+
+def _show_checked(
+    screen: Screen, grid: Grid, name: str, results: Sequence[Any], elapsed_s: float, shown: int = 5
+) -> bool:
+    """Print a backend's row and its first failures; return whether there are any."""
+    from collections import Counter
+
     counts = Counter(result.status for result in results)
     failures = [result for result in results if result.status == "failed"]
     figures = (f"{counts[status]:,}" for status in ("passed", "failed", "refused"))
-    screen.row(grid, Row((backend.name, *figures, human_seconds(elapsed_s)), style="red" if failures else ""))
+    cells = (name, *figures, human_seconds(elapsed_s), *_specs_taken(results))
+    screen.row(grid, Row(cells, style="red" if failures else ""))
     for failure in failures[:shown]:
         screen.say(f"  {failure.check}: {failure.message}", "red")
     if len(failures) > shown:
         screen.say(f"  … and {len(failures) - shown} more failures", "red")
-    return not failures
+    return bool(failures)
+
+
+def _specs_taken(results: Sequence[Any]) -> tuple[str, str]:
+    """Return how many specs a backend took, and how many it refused for which reason, the most frequent first."""
+    from collections import Counter
+
+    from convbench.checks import REFUSAL
+
+    asked = {str(result.spec) for result in results if result.spec is not None}
+    refusals = [result for result in results if result.check == REFUSAL]
+    topics = Counter(result.message.partition(": ")[0] for result in refusals if result.status == "refused")
+    reasons = ", ".join(f"{topic} {count:,}" for topic, count in topics.most_common())
+    return f"{len(asked) - len(refusals):,} of {len(asked):,}", reasons
+
+
+def _pooling() -> Family:
+    from convbench.pooling.family import POOLING
+
+    return POOLING
 
 
 def _own_word(backend: Backend) -> str | None:
@@ -560,10 +628,28 @@ def _willingness(table: pd.DataFrame) -> Grid:
 
 @cli.command("list")
 @click.argument("what", type=click.Choice(["suites", "backends"]))
-def list_command(what: str) -> None:
+@click.option("--pooling", is_flag=True, help="Backends of pooling.")
+@click.option("--features", is_flag=True, help="What each backend can do, by its own word: the support matrix.")
+@click.option("--markdown", is_flag=True, help="As Markdown.")
+def list_command(what: str, pooling: bool, features: bool, markdown: bool) -> None:
     """List the built-in suites, or all backends."""
     screen = Screen()
-    screen.grid(_suites_grid() if what == "suites" else _backends_grid())
+    if features:
+        if what == "suites" or pooling:
+            given = "suites" if what == "suites" else "--pooling"
+            raise SpecError("--features", given, "is known of backends of convolution: list backends --features")
+        grids = feature_grids()
+    else:
+        family = _pooling() if pooling else Convolution()
+        grids = {"": _suites_grid() if what == "suites" else _backends_grid(family)}
+    if markdown:
+        screen.say("\n\n".join(grid.markdown() for grid in grids.values()))
+        return
+    for title, grid in grids.items():
+        if title:
+            screen.title(title)
+        for part in grid.split(screen.width):
+            screen.grid(part)
 
 
 def _suites_grid() -> Grid:
@@ -574,10 +660,11 @@ def _suites_grid() -> Grid:
     return grid
 
 
-def _backends_grid() -> Grid:
+def _backends_grid(family: Family) -> Grid:
     columns = ("backend", "kind", "device", "behind it")
     grid = Grid([Column(title, right=False) for title in columns])
-    for name, backend in all_backends().items():
+    for name in family.backend_names():
+        backend = family.get_backend(name)
         missing = what_is_missing(backend)
         sentence = implementation_of(backend) if missing is None else f"unavailable: {missing}"
         grid.rows.append(Row((name, backend.kind, backend.device), sentence, style="dim" if missing else ""))

@@ -6,13 +6,18 @@ Letters as in the book's chapter 9: ``H`` input size, ``K`` kernel size, ``s`` s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import gcd
+from typing import NamedTuple
 
 __all__ = [
     "BOUNDARIES",
     "PADDING_WORDS",
+    "Run",
     "boundary_index",
+    "extension_runs",
     "in_bounds_taps",
+    "most_reads",
     "output_size",
     "outputs_in_bounds",
     "positions_reached",
@@ -72,6 +77,75 @@ def boundary_index(position: int, size: int, boundary: str) -> int | None:
     period = 2 * (size - 1)
     folded = position % period
     return min(folded, period - folded)
+
+
+class Run(NamedTuple):
+    """Positions ``start`` … ``stop − 1`` of an extended axis that meet input samples ``first``, ``first + step``, …"""
+
+    start: int
+    stop: int
+    first: int
+    step: int  # 1 or −1 (or a multiple, where only some positions are meant), or 0: the same sample again and again
+
+    @property
+    def samples(self) -> slice:
+        """The input samples; one where it stands for all positions."""
+        if self.step == 0:
+            return slice(self.first, self.first + 1)
+        beyond = 1 if self.step > 0 else -1
+        stop = self.first + self.step * (self.stop - self.start - 1) + beyond
+        return slice(self.first, stop if stop >= 0 else None, self.step)
+
+
+def extension_runs(start: int, stop: int, size: int, boundary: str) -> Iterator[Run]:
+    """Cut positions ``start`` … ``stop − 1`` into runs that meet the input; zeros are left out.
+
+    >>> [tuple(run) for run in extension_runs(-2, 6, 4, "reflect")]
+    [(-2, 0, 2, -1), (0, 4, 0, 1), (4, 6, 2, -1)]
+    """
+    while start < stop:
+        inside, length, step = 0, stop - start, 0
+        if 0 <= start < size:
+            inside, length, step = start, size - start, 1
+        elif boundary == "zero":
+            if start >= size:
+                return
+            start = min(0, stop)
+            continue
+        elif boundary == "circular":
+            inside = start % size
+            length, step = size - inside, 1
+        elif boundary == "replicate":
+            inside = 0 if start < 0 else size - 1
+            length = -start if start < 0 else length
+        elif size > 1:
+            folded, period = start % (2 * (size - 1)), 2 * (size - 1)
+            if folded < size - 1:
+                inside, length, step = folded, size - 1 - folded, 1
+            else:
+                inside, length, step = period - folded, period - folded, -1
+        length = min(length, stop - start)
+        yield Run(start, start + length, inside, step)
+        start += length
+
+
+def most_reads(size: int, kernel: int, stride: int, dilation: int, before: int, outputs: int, boundary: str) -> int:
+    """Return an upper bound of how many pairs (output p, tap k) meet one input sample along an axis.
+
+    >>> most_reads(9, 3, stride=1, dilation=1, before=1, outputs=9, boundary="zero")
+    3
+    """
+    common = gcd(stride, dilation)
+    one_position = min(-(-kernel // (stride // common)), -(-outputs // (dilation // common)))
+    outside = max(0, before), max(0, (outputs - 1) * stride + (kernel - 1) * dilation + 1 - before - size)
+    period = {"circular": size, "reflect": size - 1}.get(boundary, 0)
+    if boundary == "zero":
+        copies = 1
+    elif period:
+        copies = 1 + sum(-(-part // period) for part in outside)
+    else:  # the samples at the edges
+        copies = 1 + (sum(outside) if size == 1 else max(outside))
+    return min(outputs * kernel, one_position * copies)
 
 
 def in_bounds_taps(size: int, kernel: int, stride: int, dilation: int, before: int, outputs: int) -> int:

@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from math import prod
 
 from convbench.arrays import Array, numpy_namespace
-from convbench.backend import Backend
+from convbench.backend import Backend, second_operand
 from convbench.spec import DTYPES, ConvSpec
 from convbench.threads import blas_threads
 
-__all__ = ["measure_workspace", "slack_bytes"]
+__all__ = ["measure_workspace", "slack_bytes", "tracing"]
 
 _PYTHON_OBJECTS_BYTES = 65536
 _UFUNC_OPERANDS = 3
@@ -32,7 +32,7 @@ def slack_bytes(spec: ConvSpec, threads: int = 1) -> int:
 
 
 def measure_workspace(
-    backend: Backend, spec: ConvSpec, x: Array, w: Array, bias: Array | None = None, threads: int | None = 1
+    backend: Backend, spec: ConvSpec, first: Array, second: Array, bias: Array | None = None, threads: int | None = 1
 ) -> tuple[int, Array]:
     """Plan, prepare and run once; return the workspace in bytes and the result of that run.
 
@@ -43,7 +43,7 @@ def measure_workspace(
     ----------
     backend : Backend
     spec : ConvSpec
-    x, w, bias : array
+    first, second, bias : array
         Operands of the spec's shapes, in the backend's own kind of array.
     threads : int, optional
 
@@ -78,14 +78,14 @@ def measure_workspace(
     (2, (1, 1, 8))
     """
     _load_libraries(backend, spec)
-    with _tracing():
+    with tracing():
         start, _ = tracemalloc.get_traced_memory()
         plan = backend.plan(spec, threads=threads)
         planned, _ = tracemalloc.get_traced_memory()
-        weights = plan.prepare(w)
+        weights = second_operand(plan, second)
         prepared, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
-        y = plan(x, weights, bias)
+        y = plan(first, weights, bias)
         _, peak = tracemalloc.get_traced_memory()
     result_bytes = prod(spec.result_shape) * DTYPES[spec.result_dtype]
     return max(0, planned - start) + max(0, peak - prepared - result_bytes), y
@@ -95,17 +95,17 @@ def _load_libraries(backend: Backend, spec: ConvSpec) -> None:
     """Run something tiny of the same kind, if the backend takes it: imports are no workspace."""
     with blas_threads(1):  # imports threadpoolctl
         pass
-    tiny = ConvSpec(input_size=(2,) * spec.ndim, kernel_size=(2,) * spec.ndim, dtype=spec.dtype)
+    tiny = ConvSpec(input_size=(2,) * spec.ndim, kernel_size=(2,) * spec.ndim, dtype=spec.dtype, op=spec.op)
     with suppress(Exception):  # the real run says what is wrong
         if backend.why_not(tiny) is None:
             plan = backend.plan(tiny, threads=1)
             xp = getattr(backend, "ns", numpy_namespace)().xp
-            ones = (xp.ones(shape, dtype=getattr(xp, spec.dtype)) for shape in (tiny.input_shape, tiny.weight_shape))
-            plan(next(ones), plan.prepare(next(ones)))
+            ones = (xp.ones(shape, dtype=getattr(xp, spec.dtype)) for shape in tiny.operand_shapes)
+            plan(next(ones), second_operand(plan, next(ones)))
 
 
 @contextmanager
-def _tracing() -> Iterator[None]:
+def tracing() -> Iterator[None]:
     """Trace allocations within the block; leave a trace that someone else started as it is."""
     if tracemalloc.is_tracing():
         yield

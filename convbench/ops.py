@@ -1,64 +1,47 @@
-"""The front doors: array in, array out. Plans are cached, so a repeated call costs little more than its kernel."""
+"""The front doors of the family: array in, array out. Plans are cached, so a call costs little more than its kernel."""
 
 from __future__ import annotations
 
-import sys
-from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
-from threading import Lock
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
+from math import prod
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from convbench.backend import Plan
-from convbench.errors import SpecError
-from convbench.registry import get_backend
-from convbench.select import choose
-from convbench.spec import DTYPES, ConvSpec, PaddingLike, SizeLike, TileLike
-from convbench.threads import resolve
+from convbench.backend import Plan, overlap
+from convbench.errors import SpecError, UnsupportedSpec
+from convbench.operands import (
+    as_array,
+    common_dtype,
+    forward_spec,
+    input_grad_spec,
+    spatial_axes,
+    transpose_spec,
+    weight_grad_spec,
+)
+from convbench.planning import Door, call, plan
+from convbench.refusals import refuse
+from convbench.spec import BIASES, ConvSpec, PaddingLike, SizeLike, TileLike, _choice
 
-__all__ = ["conv", "convolve", "correlate", "front_doors", "plan"]
+__all__ = [
+    "ConvOptions",
+    "FrontDoors",
+    "conv",
+    "conv_bias_grad",
+    "conv_input_grad",
+    "conv_transpose",
+    "conv_weight_grad",
+    "front_doors",
+    "plan",
+]
 
-_PLANS: OrderedDict[Any, Plan] = OrderedDict()
-_PLANS_LOCK = Lock()
-_PLANS_KEPT = 128
-_PLANS_KEPT_BYTES = 256 * 2**20  # of workspace, which a plan may keep between calls
-
-
-def plan(spec: ConvSpec | str, backend: str = "auto", *, threads: int | None = None, finite: bool = True) -> Plan:
-    """Make a spec ready: ``weights = plan.prepare(w)`` once, ``plan(x, weights, bias, out)`` often.
-
-    Parameters
-    ----------
-    spec : ConvSpec or str
-        A string is parsed as a line.
-    backend : str
-        A registered name, or "auto" (see :mod:`convbench.select`).
-    threads : int, optional
-        None: every core in the affinity mask.
-    finite : bool
-        With "auto": False if the data may hold NaN or infinity.
-
-    Raises
-    ------
-    SpecError, UnknownBackend, BackendUnavailable, UnsupportedSpec
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> p = plan("c2 o4 i8x8 k3 psame f64", backend="fft", threads=1)
-    >>> weights = p.prepare(np.ones((4, 2, 3, 3)))
-    >>> p(np.ones((1, 2, 8, 8)), weights).shape
-    (1, 4, 8, 8)
-    """
-    if isinstance(spec, str):
-        spec = ConvSpec.parse(spec)
-    if not isinstance(spec, ConvSpec):
-        raise SpecError("spec", spec, "must be a ConvSpec or a line such as 'n1 c64 o64 i56x56 k3 p1 f32'")
-    chosen = choose(spec, finite=finite) if backend == "auto" else get_backend(backend)
-    return chosen.plan(spec, threads=threads)
+Array = NDArray[Any]
+Operands = tuple[Any, ...]
+Sizes = tuple[int, ...]
 
 
 def conv(
@@ -87,8 +70,11 @@ def conv(
     w : numpy.ndarray, shape (O, [\*tile,] C/groups, \*kernel)
     bias : numpy.ndarray, optional
         Shape (O,), or (O, \*tile) with ``tile``, or (O, \*output_size).
-    stride, padding, dilation, groups, tile, boundary, flip, layout
+    stride, padding, dilation, groups, tile, boundary, flip
         As in :class:`convbench.ConvSpec`.
+    layout : {"channels_first", "channels_last"}
+        The order in memory of the result (except for the gradient of weights); shapes are the same for both, and
+        operands may have any strides.
     finite : bool
         False keeps ``backend="auto"`` off methods that spread NaN and infinity.
     backend : str
@@ -122,233 +108,319 @@ def conv(
     array([[4., 6., 4.],
            [6., 9., 6.],
            [4., 6., 4.]], dtype=float32)
+
+    Arrays with the channels last go in and come out as views, without a copy:
+
+    >>> image = np.ones((2, 8, 9, 3), "f4")  # N, H, W, C
+    >>> y = conv(np.moveaxis(image, -1, 1), np.ones((5, 3, 3, 3), "f4"), layout="channels_last")
+    >>> nhwc = np.moveaxis(y, 1, -1)
+    >>> nhwc.shape, nhwc.flags.c_contiguous
+    ((2, 6, 7, 5), True)
     """
-    options = (stride, padding, dilation, groups, tile, boundary, flip, layout, finite, backend, threads)
-    try:
-        extra = None if bias is None else (type(bias), bias.shape, bias.dtype)
-        kinds = tuple(map(type, options))  # 1, 1.0 and True are equal, but not equally good
-        signature = (type(x), x.shape, x.dtype, type(w), w.shape, w.dtype, extra, options, kinds)
-        ready = _PLANS.get(signature)
-    except (AttributeError, TypeError):  # not arrays, or a list among the options
-        signature, ready = None, None
-    if ready is None:
-        return _conv_first_time(x, w, bias, out, signature, options)
-    result: NDArray[Any] = ready(x, ready.prepare(w), bias, out)
-    return result
+    options = (stride, padding, dilation, groups, tile, boundary, flip, layout)
+    return call(_FORWARD, (x, w, bias), options, out, finite, backend, threads)
 
 
-def _conv_first_time(x: Any, w: Any, bias: Any, out: Any, signature: Any, options: tuple[Any, ...]) -> NDArray[Any]:
-    operands = [_as_array("x", x), _as_array("w", w), *(() if bias is None else (_as_array("bias", bias),))]
-    dtype = _common_dtype(operands)
-    x, w, *rest = (a.astype(dtype, copy=False) for a in operands)
-    bias = rest[0] if rest else None
-    *fields, finite, backend, threads = options
-    spec = _spec_of(x, w, bias, dtype, *fields)
-    ready = plan(spec, backend, threads=resolve(threads), finite=finite)
-    cacheable = signature is not None and all(a.dtype == dtype for a in operands)
-    if cacheable:
-        _keep(signature, ready)
-    result: NDArray[Any] = ready(x, ready.prepare(w), bias, out)
-    return result
+_DEFAULTS: dict[str, Any] = conv.__kwdefaults__ or {}
 
 
-def _keep(signature: Any, ready: Plan) -> None:
-    with _PLANS_LOCK:
-        _PLANS[signature] = ready
-        while len(_PLANS) > _PLANS_KEPT or (
-            len(_PLANS) > 1 and sum(kept.workspace_bytes for kept in _PLANS.values()) > _PLANS_KEPT_BYTES
-        ):
-            _PLANS.popitem(last=False)
+class ConvOptions(TypedDict, total=False):
+    """The keywords of :func:`conv`, which its gradients and its transpose have too, with the same defaults."""
+
+    stride: SizeLike
+    padding: PaddingLike
+    dilation: SizeLike
+    groups: int
+    tile: TileLike
+    boundary: str
+    flip: bool
+    layout: str
+    finite: bool
+    backend: str
+    threads: int | None
+    out: NDArray[Any] | None
 
 
-def _as_array(name: str, value: Any) -> NDArray[Any]:
-    masked = sys.modules.get("numpy.ma")  # not imported on its behalf
-    if isinstance(value, np.ndarray) and not (masked and isinstance(value, masked.MaskedArray)):
-        return np.asarray(value)  # np.matrix and other subclasses index differently
-    if isinstance(value, (list, tuple, int, float, complex, np.generic)):
-        try:
-            return np.asarray(value)
-        except ValueError as error:
-            raise SpecError(name, value, f"must be an array ({error})") from None
-    raise SpecError(name, type(value).__name__, "must be a NumPy array")
-
-
-def _common_dtype(operands: list[NDArray[Any]], names: tuple[str, ...] = ("x", "w", "bias")) -> np.dtype[Any]:
-    for name, operand in zip(names, operands, strict=False):
-        if operand.dtype.name not in DTYPES or not operand.dtype.isnative:
-            raise SpecError(name, str(operand.dtype), f"must have a native dtype of {', '.join(DTYPES)}")
-    kinds = {operand.dtype.name for operand in operands}
-    if "uint64" in kinds and any(name.startswith("int") for name in kinds):
-        raise SpecError(
-            "dtype", ", ".join(sorted(kinds)), "mixes uint64 with signed integers: no exact common type exists"
-        )
-    dtype: np.dtype[Any] = np.result_type(*(operand.dtype for operand in operands))
-    return dtype
-
-
-def _spec_of(
-    x: NDArray[Any],
-    w: NDArray[Any],
-    bias: NDArray[Any] | None,
-    dtype: np.dtype[Any],
-    stride: SizeLike,
-    padding: PaddingLike,
-    dilation: SizeLike,
-    groups: int,
-    tile: TileLike,
-    boundary: str,
-    flip: bool,
-    layout: str,
-) -> ConvSpec:
-    if x.ndim < 3:
-        raise SpecError("x", x.shape, "must have shape (N, C, *spatial) with at least one spatial axis")
-    ndim = x.ndim - 2
-    wanted = 2 + ndim * (1 if tile is None else 2)
-    if w.ndim != wanted:
-        form = "(O, C/groups, *kernel)" if tile is None else "(O, *tile, C/groups, *kernel)"
-        raise SpecError("w", w.shape, f"must have shape {form}: {wanted} axes for x of shape {x.shape}")
-    spec = ConvSpec(
-        batch=x.shape[0],
-        in_channels=x.shape[1],
-        out_channels=w.shape[0],
-        input_size=x.shape[2:],
-        kernel_size=w.shape[-ndim:],
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        tile=tile,
-        boundary=boundary,
-        flip=flip,
-        layout=layout,
-        dtype=dtype.name,
-    )
-    if w.shape != spec.weight_shape:
-        raise SpecError(
-            "w", w.shape, f"must have shape {spec.weight_shape} for x of shape {x.shape} and groups={groups}"
-        )
-    return spec if bias is None else _with_bias(spec, bias)
-
-
-def _with_bias(spec: ConvSpec, bias: NDArray[Any]) -> ConvSpec:
-    """Recognise the bias form by its shape."""
-    forms = ("channel", "tile", "location") if spec.tile else ("channel", "location")
-    for form in forms:
-        biased = spec.replace(bias=form)
-        if biased.bias_shape == bias.shape:
-            return biased
-    shapes = " or ".join(str(spec.replace(bias=form).bias_shape) for form in forms)
-    raise SpecError("bias", bias.shape, f"must have shape {shapes}")
-
-
-def convolve(
-    a: ArrayLike,
-    v: ArrayLike,
-    mode: str = "full",
-    *,
-    boundary: str = "zero",
-    backend: str = "auto",
-    threads: int | None = None,
+def conv_input_grad(
+    g: NDArray[Any], w: NDArray[Any], input_size: SizeLike, **options: Unpack[ConvOptions]
 ) -> NDArray[Any]:
-    """Convolve two N-d arrays without channels, as ``scipy.signal.convolve`` means it.
+    r"""Return ∂J/∂x of :func:`conv` from g = ∂J/∂y: Σ g[n,o,p]·conj(w[o,c,k]) over p·s + k·d − a = q (eq. 9.13).
 
-    y[p] = Σ_k a[p − k]·v[k], cropped by ``mode``.
+    It is the exact adjoint, ⟨conv(x, w), g⟩ = ⟨x, conv_input_grad(g, w)⟩, of every boundary too: circular wraps
+    back, reflect folds back, replicate gathers at the edge.
 
     Parameters
     ----------
-    a, v : array_like
-        Of equal number of axes.
-    mode : {"full", "same", "valid"}
-        ``full``: H + K − 1. ``same``: the size of ``a``, centred as SciPy does for even kernels.
-        ``valid``: |H − K| + 1, where one array must be at least as large as the other along every axis.
-    boundary : {"zero", "circular", "reflect", "replicate"}
-        SciPy's ``wrap``, ``mirror`` and ``nearest`` are circular, reflect and replicate.
-    backend, threads
-        As in :func:`conv`.
+    g : numpy.ndarray, shape (N, O, \*output_size)
+    w : numpy.ndarray, shape (O, [\*tile,] C/groups, \*kernel)
+    input_size : int or one per axis
+        Spatial size of x. With a stride several sizes give one output size, so it is told, never guessed; of one that
+        does not fit the error says which would.
+    **options
+        Keywords of :func:`conv`, with the same defaults.
 
     Returns
     -------
-    numpy.ndarray
-        Of the promoted dtype, as SciPy has it: narrow integers wrap around.
+    numpy.ndarray, shape (N, C, \*input_size)
 
     Raises
     ------
     SpecError, UnsupportedSpec, UnsupportedWeights, BackendUnavailable, UnknownBackend
+        As :func:`conv`.
 
     Examples
     --------
-    >>> convolve([1.0, 2.0, 3.0], [0.0, 1.0, 0.5])
-    array([0. , 1. , 2.5, 4. , 1.5])
+    >>> import numpy as np
+    >>> conv_input_grad(np.ones((1, 1, 2)), np.array([[[1.0, 10.0]]]), 5, stride=2)
+    array([[[ 1., 10.,  1., 10.,  0.]]])
     """
-    return _scipy_style(a, v, mode, boundary, backend, threads, flip=True)
+    return _call_with(_INPUT_GRAD, (g, w), (input_size,), options)
 
 
-def correlate(
-    a: ArrayLike,
-    v: ArrayLike,
-    mode: str = "full",
-    *,
-    boundary: str = "zero",
-    backend: str = "auto",
-    threads: int | None = None,
+def conv_weight_grad(
+    x: NDArray[Any], g: NDArray[Any], kernel_size: SizeLike, **options: Unpack[ConvOptions]
 ) -> NDArray[Any]:
-    """Cross-correlate two N-d arrays without channels, as ``scipy.signal.correlate`` means it.
+    r"""Return ∂J/∂w of :func:`conv` from g = ∂J/∂y: Σ_{n,p} conj(x[n, c, p·s + k·d − a])·g[n,o,p] (eq. 9.11).
 
-    y[p] = Σ_k a[p + k − (K − 1)]·conj(v[k]), cropped by ``mode``; parameters and errors as in :func:`convolve`.
+    Parameters
+    ----------
+    x : numpy.ndarray, shape (N, C, \*spatial)
+    g : numpy.ndarray, shape (N, O, \*output_size)
+    kernel_size : int or one per axis
+        Several may give one output size; of one that does not fit the error says which would.
+    **options
+        Keywords of :func:`conv`, with the same defaults.
+
+    Returns
+    -------
+    numpy.ndarray, shape (O, [\*tile,] C/groups, \*kernel)
+        C-contiguous in either layout; with ``tile`` each kernel has the sum over the positions that use it.
+
+    Raises
+    ------
+    SpecError, UnsupportedSpec, BackendUnavailable, UnknownBackend
+        As :func:`conv`.
 
     Examples
     --------
-    >>> correlate([1.0, 2.0, 3.0], [0.0, 1.0, 0.5])
-    array([0.5, 2. , 3.5, 3. , 0. ])
+    >>> import numpy as np
+    >>> conv_weight_grad(np.array([[[1.0, 2.0, 3.0]]]), np.array([[[1.0, 10.0]]]), 2)
+    array([[[21., 32.]]])
     """
-    return _scipy_style(a, v, mode, boundary, backend, threads, flip=False)
+    return _call_with(_WEIGHT_GRAD, (x, g), (kernel_size,), options)
 
 
-def _scipy_style(
-    a: ArrayLike, v: ArrayLike, mode: str, boundary: str, backend: str, threads: int | None, *, flip: bool
-) -> NDArray[Any]:
-    a, v = _as_array("a", a), _as_array("v", v)
-    if a.ndim != v.ndim or a.ndim == 0:
-        raise SpecError("v", v.shape, f"must have as many axes as a, which has shape {a.shape}, and at least one")
-    if mode not in ("full", "same", "valid"):
-        raise SpecError("mode", mode, "must be one of full, same, valid")
-    if 0 in a.shape + v.shape:
-        raise SpecError("a" if 0 in a.shape else "v", (a if 0 in a.shape else v).shape, "must not be empty")
-    dtype = _common_dtype([a, v], ("a", "v"))
-    if not flip and v.dtype.kind == "c":
-        v = v.conj()
-    reverse = False
-    if mode == "valid" and any(k > h for k, h in zip(v.shape, a.shape, strict=True)):
-        if any(k < h for k, h in zip(v.shape, a.shape, strict=True)):
-            raise SpecError(
-                "v", v.shape, f"in mode 'valid' one of a {a.shape} and v must be at least as large along every axis"
-            )
-        a, v, reverse = v, a, not flip  # convolution commutes; correlation comes out reversed
-    padding: PaddingLike = mode
-    if mode == "same":
-        # SciPy's centring: y = full[(K−1)//2 :][:H]
-        padding = tuple((k - 1 - (k - 1) // 2, (k - 1) // 2) for k in v.shape)
-    y = conv(
-        a[None, None], v[None, None], padding=padding, boundary=boundary, flip=flip, backend=backend, threads=threads
+def conv_bias_grad(g: NDArray[Any], *, bias: str = "channel", tile: TileLike = None) -> NDArray[Any]:
+    r"""Return ∂J/∂bias of :func:`conv` from g = ∂J/∂y: the sum over all examples and positions that share an entry.
+
+    Parameters
+    ----------
+    g : numpy.ndarray, shape (N, O, \*output_size)
+    bias : {"channel", "tile", "location"}
+        What has an entry of its own: an output channel; each of ``tile`` positions that are cycled through; each
+        position.
+    tile : "unshared", int or one per axis
+        The period, for ``bias="tile"``.
+
+    Returns
+    -------
+    numpy.ndarray, shape (O,), (O, \*tile) or (O, \*output_size)
+        Of g's dtype; integers are summed exactly and give int64, half precision is summed in float32.
+
+    Raises
+    ------
+    SpecError
+    UnsupportedSpec
+        If a sum of integers could overflow 64 bits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> g = np.arange(5.0).reshape(1, 1, 5)
+    >>> conv_bias_grad(g), conv_bias_grad(g, bias="tile", tile=2)
+    (array([10.]), array([[6., 4.]]))
+    """
+    g = as_array("g", g)
+    spatial_axes("g", g, "(N, O, *output_size)")
+    form = _choice("bias", bias, BIASES[1:])
+    # a layer of 1×1 kernels has this output; its spec checks the rest
+    spec = ConvSpec(
+        batch=g.shape[0],
+        out_channels=g.shape[1],
+        input_size=g.shape[2:],
+        kernel_size=1,
+        tile=tile,
+        bias=form,
+        dtype=common_dtype({"g": g}).name,
     )
-    plane: NDArray[Any] = y[0, 0].astype(dtype, copy=False)  # integers come back as int64
-    return np.flip(plane) if reverse else plane
+    period = {"channel": (1,) * spec.ndim, "tile": spec.tile or (), "location": spec.output_size}[form]
+    if g.dtype.kind in "iu" and g.size:
+        terms = g.shape[0] * prod(-(-size // t) for size, t in zip(spec.output_size, period, strict=True))
+        _refuse_overflow("max|g|·terms", _largest(g) * terms, np.dtype(spec.result_dtype))
+    total = _periodic_sum(g, period, spec.result_dtype)
+    return total.reshape(-1) if form == "channel" else total
 
 
-class FrontDoors(NamedTuple):
-    """The front doors with one backend's name filled in."""
+def _periodic_sum(g: Array, period: Sizes, dtype: str) -> Array:
+    """Sum over examples and over the positions that are equal modulo ``period``."""
+    sizes = g.shape[2:]
+    total = np.zeros((g.shape[1], *period), dtype)
+    cycled = [t < size for t, size in zip(period, sizes, strict=True)]
+    axes = (0, *(2 + axis for axis, summed in enumerate(cycled) if summed))
+    # one sum for each phase of the axes that are cycled through, all positions at once of the others
+    phases: list[Any] = [
+        range(t) if summed else [slice(size)] for t, size, summed in zip(period, sizes, cycled, strict=True)
+    ]
+    sums_in = "float32" if dtype == "float16" else dtype
+    for phase in product(*phases):
+        alike: Any = [i if isinstance(i, slice) else slice(i, None, t) for i, t in zip(phase, period, strict=True)]
+        total[(slice(None), *phase)] = g[(slice(None), slice(None), *alike)].sum(axis=axes, dtype=sums_in)
+    return total
 
-    conv: Callable[..., NDArray[Any]]
-    convolve: Callable[..., NDArray[Any]]
-    correlate: Callable[..., NDArray[Any]]
-    plan: Callable[..., Plan]
+
+def conv_transpose(
+    x: NDArray[Any],
+    w: NDArray[Any],
+    bias: NDArray[Any] | None = None,
+    *,
+    output_padding: SizeLike = 0,
+    input_size: SizeLike | None = None,
+    **options: Unpack[ConvOptions],
+) -> NDArray[Any]:
+    r"""Transposed convolution as PyTorch and ONNX define it: y[p·s + k·d − a] += x[p]·w[k], plus a bias.
+
+    It is the input gradient of the layer that leads from y's shape to x's, used as a forward operation; unlike the
+    gradient it does not conjugate complex weights. The size of the result is
+    (H − 1)·s − a − b + d·(K − 1) + 1 + output_padding.
+
+    Parameters
+    ----------
+    x : numpy.ndarray, shape (N, C_in, \*spatial)
+    w : numpy.ndarray, shape (C_in, [\*tile,] C_out/groups, \*kernel)
+    bias : numpy.ndarray, shape (C_out,), optional
+    output_padding : int or one per axis
+        Further samples at the end, fewer than the larger of stride and dilation.
+    input_size : int or one per axis, optional
+        In place of ``output_padding``, the spatial size of the result, which is the input of that layer.
+    **options
+        Keywords of :func:`conv`, with the same defaults. Padding crops the result: 0 (or "valid"), an integer, or
+        (before, after) pairs, as in :func:`conv`; "same" depends on the size of the result and needs ``input_size``.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, C_out, \*size)
+
+    Raises
+    ------
+    SpecError, UnsupportedSpec, UnsupportedWeights, BackendUnavailable, UnknownBackend
+        As :func:`conv`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, w = np.array([[[1.0, 2.0]]]), np.array([[[1.0, 10.0, 100.0]]])
+    >>> conv_transpose(x, w, stride=2)
+    array([[[  1.,  10., 102.,  20., 200.]]])
+    >>> conv_transpose(x, w, stride=2, padding=1, input_size=4)
+    array([[[ 10., 102.,  20., 200.]]])
+    """
+    return _call_with(_TRANSPOSE, (x, w, bias), (output_padding, input_size), options)
+
+
+def _call_with(door: Door, operands: Operands, sizes: tuple[Any, ...], given: ConvOptions) -> Array:
+    options = {**_DEFAULTS, **given}
+    if len(options) != len(_DEFAULTS):
+        unknown = ", ".join(sorted(options.keys() - _DEFAULTS.keys()))
+        raise TypeError(f"unexpected keyword argument {unknown}; there are {', '.join(_DEFAULTS)}")
+    *fields, finite, backend, threads, out = options.values()
+    return call(door, operands, (*fields, *sizes), out, finite, backend, threads)
+
+
+# -- from a plan to a result -------------------------------------------------------------------------
+
+
+def _run_prepared(ready: Plan, operands: Operands, out: Any) -> Array:
+    first, w, bias = operands if len(operands) == 3 else (*operands, None)
+    result: Array = ready(first, ready.prepare(w), bias, out)
+    return result
+
+
+def _run_weight_grad(ready: Plan, operands: Operands, out: Any) -> Array:
+    x, g = operands
+    result: Array = ready(x, g, None, out)
+    return result
+
+
+def _run_transpose(ready: Plan, operands: Operands, out: Any) -> Array:
+    x, w, bias = operands
+    if isinstance(out, np.ndarray):
+        for name, operand in (("x", x), ("w", w), ("bias", bias)):
+            if operand is not None and overlap(out, operand):
+                raise SpecError("out", f"memory shared with {name}", "must be an array of its own")
+    if w.dtype.kind == "c":  # the gradient conjugates
+        w = w.conj()
+    y: Array = ready(x, ready.prepare(w), None, out)
+    if bias is not None:
+        if y.dtype.kind in "iu" and y.size:
+            _refuse_overflow("max|y| + max|bias|", _largest(y) + _largest(bias), y.dtype)
+        y += bias.reshape(-1, *(1,) * (y.ndim - 2))
+    return y
+
+
+def _largest(array: Array) -> int:
+    return max(abs(int(array.max())), abs(int(array.min())))
+
+
+def _refuse_overflow(what: str, total: int, dtype: np.dtype[Any]) -> None:
+    """Integers are exact or refused."""
+    if total > np.iinfo(dtype).max:
+        sentence = f"{what} = {total:.3g} could overflow {dtype}; convert to float64 or scale down"
+        raise UnsupportedSpec(refuse("dtype", sentence))
+
+
+_FORWARD = Door(("x", "w", "bias"), forward_spec, _run_prepared)
+_INPUT_GRAD = Door(("g", "w"), input_grad_spec, _run_prepared)
+_WEIGHT_GRAD = Door(("x", "g"), weight_grad_spec, _run_weight_grad)
+_TRANSPOSE = Door(("x", "w", "bias"), transpose_spec, _run_transpose)
+
+
+# -- one backend's -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FrontDoors:
+    """The front doors with one backend's name filled in, as a module's ``__getattr__``.
+
+    Attributes
+    ----------
+    backend : str
+    """
+
+    backend: str
+
+    NAMES: ClassVar = ("conv", "conv_input_grad", "conv_transpose", "conv_weight_grad", "convolve", "correlate", "plan")
+
+    def __call__(self, name: str) -> Callable[..., Any]:
+        """Return the front door of that name."""
+        if name not in self.NAMES:
+            raise AttributeError(f"backend {self.backend!r} has no {name!r}; it has {', '.join(self.NAMES)}")
+        return _bound(self.backend, name)
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return map(self, ("conv", "convolve", "correlate", "plan"))
+
+
+@cache
+def _bound(backend: str, name: str) -> Callable[..., Any]:
+    import convbench
+
+    return partial(getattr(convbench, name), backend=backend)
 
 
 def front_doors(backend: str) -> FrontDoors:
-    """Return :func:`conv`, :func:`convolve`, :func:`correlate` and :func:`plan` bound to one backend."""
-    return FrontDoors(
-        partial(conv, backend=backend),
-        partial(convolve, backend=backend),
-        partial(correlate, backend=backend),
-        partial(plan, backend=backend),
-    )
+    """Return all front doors of one backend, for its module: ``__getattr__ = front_doors("fft")``.
+
+    >>> front_doors("im2col")("convolve")([1.0, 2.0], [1.0, 1.0])
+    array([1., 3., 2.])
+    """
+    return FrontDoors(backend)

@@ -58,14 +58,13 @@ def suite_pairs(*suites: str) -> list[Any]:
     As in ``convbench run``, ``reference`` is left out where it refuses.
     """
     from convbench.bench.cases import list_suites, load_suite
-    from convbench.registry import all_backends
 
     return [
         pytest.param(case, name, id=f"{suite}-{case}-{name}")
         for suite in suites or list_suites()
         for case in load_suite(suite).cases
-        for name, backend in all_backends().items()
-        if name != "reference" or backend.why_not(case.spec) is None
+        for name in case.family.backend_names()
+        if name != "reference" or case.family.get_backend(name).why_not(case.spec) is None
     ]
 
 
@@ -84,14 +83,14 @@ def benchmark_pair(benchmark: Any, case: Case, backend: str) -> None:
     backend : str
         A registered name.
     """
+    from convbench.backend import second_operand
     from convbench.bench.environment import thread_pools
     from convbench.bench.record import STATUSES
     from convbench.bench.run import Options
     from convbench.bench.worker import Limits, judge_again, verify
-    from convbench.registry import get_backend
     from convbench.threads import resolve
 
-    options, chosen, evidence = Options(), get_backend(backend), _evidence(case)
+    options, chosen, evidence = Options(), case.family.get_backend(backend), _evidence(case)
     limits = Limits(options.time_limit_s, options.memory_limit_bytes)
     threads = resolve(options.threads)
     with thread_pools(threads):
@@ -107,7 +106,7 @@ def benchmark_pair(benchmark: Any, case: Case, backend: str) -> None:
         benchmark.extra_info.update(record.to_dict())
         data = evidence.data.copy()
         plan = chosen.plan(case.spec, threads=threads)
-        operands = (data.x, plan.prepare(data.w), data.bias)
+        operands = (data.first, second_operand(plan, data.second), data.bias)
         if verified.call_s > _PEDANTIC_CALL_S:
             rounds = max(1, min(3, int(limits.time_s / verified.call_s) - 1))
             y = benchmark.pedantic(plan, args=operands, rounds=rounds, iterations=1)

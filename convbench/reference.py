@@ -2,85 +2,125 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convbench.errors import UnsupportedSpec
+from convbench.errors import SpecError
 from convbench.geometry import boundary_index
 from convbench.spec import ConvSpec
 
-__all__ = ["MAX_MACS", "conv"]
+__all__ = ["MAX_MACS", "bias_grad", "conv"]
 
 #: Above this many multiply–accumulates the loops take seconds; the backend ``reference`` refuses.
 MAX_MACS = 10**6
 
+Index = tuple[int, ...]
 
-def conv(spec: ConvSpec, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Return y[n,o,p] = Σ_{c,k} x[n, c, p·s + k·d − a] · w[o, (p mod t), c, k] + bias, one loop an index.
+
+def conv(spec: ConvSpec, first: NDArray[Any], second: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return the operation that ``spec.op`` names, one loop an index.
+
+    The operation is y[n,o,p] = Σ_{c,k} x[n, c, p·s + k·d − a] · w[o, (p mod t), c, k] + bias. Its gradients sum the
+    same products in another way: each term adds g·conj(w) to the sample of x that it read, wherever the boundary put
+    that sample, or conj(x)·g to its weight.
 
     Parameters
     ----------
     spec : ConvSpec
-        Any spec with ``op="forward"``.
-    x, w, bias : numpy.ndarray
-        Of the shapes that ``spec`` derives.
+    first, second : numpy.ndarray
+        ``forward``: x and w. ``input_grad``: g and w. ``weight_grad``: x and g. Of the shapes that ``spec`` derives.
+    bias : numpy.ndarray, optional
+        Of ``spec.bias_shape``; gradients have none.
 
     Returns
     -------
     numpy.ndarray
-        Shape ``spec.output_shape``, dtype ``spec.result_dtype``. Sums are formed in Python's int (exact),
+        Shape ``spec.result_shape``, dtype ``spec.result_dtype``. Sums are formed in Python's int (exact),
         float (float64) or complex (complex128), and rounded once.
 
     Raises
     ------
-    UnsupportedSpec
-        For another ``op``.
     OverflowError
         If an exact integer result does not fit 64 bits.
 
     Notes
     -----
-    O(MACs) steps of the interpreter. Source: *Deep Learning*, eqs. 9.6–9.10.
+    O(MACs) steps of the interpreter. Source: *Deep Learning*, eqs. 9.6–9.13.
 
     Examples
     --------
-    >>> conv(ConvSpec(input_size=4, kernel_size=2), np.float32([[[1, 2, 3, 4]]]), np.float32([[[1, 10]]]))
+    >>> spec = ConvSpec(input_size=4, kernel_size=2)
+    >>> w = np.float32([[[1, 10]]])
+    >>> conv(spec, np.float32([[[1, 2, 3, 4]]]), w)
     array([[[21., 32., 43.]]], dtype=float32)
+    >>> conv(spec.replace(op="input_grad"), np.float32([[[1, 2, 3]]]), w)
+    array([[[ 1., 12., 23., 30.]]], dtype=float32)
     """
-    if spec.op != "forward":
-        raise UnsupportedSpec(f"op: {spec.op} is not in forward")
-    exact_x, exact_w = x.astype(object), w.astype(object)  # Python's own numbers
-    y = np.zeros(spec.output_shape, dtype=object)
+    if bias is not None and spec.op != "forward":
+        raise SpecError("bias", f"shape {bias.shape}", f"must be None: {spec.op} does not depend on it")
+    a, b = first.astype(object), second.astype(object)  # Python's own numbers
+    result = np.zeros(spec.result_shape, dtype=object)
+    if bias is not None:
+        for n, o, *p in np.ndindex(spec.output_shape):
+            result[(n, o, *p)] = bias[_bias_index(spec, o, tuple(p))].item()
+    for at_x, at_w, at_y in _terms(spec):
+        if spec.op == "forward":
+            result[at_y] += _sample(a, at_x) * b[at_w]
+        elif spec.op == "weight_grad":
+            result[at_w] += _sample(a, at_x).conjugate() * b[at_y]
+        elif at_x is not None:
+            result[at_x] += a[at_y] * b[at_w].conjugate()
+    return result.astype(spec.result_dtype)
+
+
+def bias_grad(spec: ConvSpec, g: NDArray[Any]) -> NDArray[Any]:
+    """Return ∂J/∂bias: each entry gathers g = ∂J/∂y wherever the bias was added, in exact sums rounded once.
+
+    Parameters
+    ----------
+    spec : ConvSpec
+        The forward operation, with a bias.
+    g : numpy.ndarray, shape ``spec.output_shape``
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``spec.bias_shape``, dtype ``spec.result_dtype``.
+
+    Examples
+    --------
+    >>> bias_grad(ConvSpec(input_size=3, kernel_size=1, bias="channel"), np.float32([[[1, 2, 3]]]))
+    array([6.], dtype=float32)
+    """
+    if spec.bias_shape is None:
+        raise SpecError("bias", spec.bias, f"has no gradient: {spec} adds none")
+    result = np.zeros(spec.bias_shape, dtype=object)
+    for n, o, *p in np.ndindex(spec.output_shape):
+        result[_bias_index(spec, o, tuple(p))] += g[(n, o, *p)].item()
+    return result.astype(spec.result_dtype)
+
+
+def _terms(spec: ConvSpec) -> Iterator[tuple[Index | None, Index, Index]]:
+    """Yield where in x, w and y each product x·w of the forward operation belongs; None for a zero beside the input."""
     channels_per_group = spec.in_channels // spec.groups
     outputs_per_group = spec.out_channels // spec.groups
     for n, o in product(range(spec.batch), range(spec.out_channels)):
         first_channel = (o // outputs_per_group) * channels_per_group
         for p in product(*map(range, spec.output_size)):
-            tile = tuple(i % t for i, t in zip(p, spec.tile, strict=True)) if spec.tile else ()
-            total = _bias_at(spec, bias, o, p)
+            tile = _tile_index(spec, p)
             for k in product(*map(range, spec.kernel_size)):
                 position = _input_position(spec, p, k)
                 tap = tuple(size - 1 - i for size, i in zip(spec.kernel_size, k, strict=True)) if spec.flip else k
                 for c in range(channels_per_group):
-                    sample = 0 if position is None else exact_x[(n, first_channel + c, *position)]
-                    total += sample * exact_w[(o, *tile, c, *tap)]
-            y[(n, o, *p)] = total
-    return y.astype(spec.result_dtype)
+                    sample = None if position is None else (n, first_channel + c, *position)
+                    yield sample, (o, *tile, c, *tap), (n, o, *p)
 
 
-def _bias_at(spec: ConvSpec, bias: NDArray[Any] | None, o: int, p: tuple[int, ...]) -> Any:
-    """Return the bias of output channel ``o`` at position ``p`` as a Python number."""
-    if bias is None:
-        return 0
-    tile = tuple(i % t for i, t in zip(p, spec.tile or p, strict=True)) if spec.bias == "tile" else ()
-    index = {"channel": (o,), "tile": (o, *tile), "location": (o, *p)}[spec.bias]
-    return bias[index].item()
-
-
-def _input_position(spec: ConvSpec, p: tuple[int, ...], k: tuple[int, ...]) -> tuple[int, ...] | None:
+def _input_position(spec: ConvSpec, p: Index, k: Index) -> Index | None:
     """Return the input index that output ``p`` and tap ``k`` meet at, or None where zeros lie."""
     position = []
     for axis in range(spec.ndim):
@@ -90,3 +130,17 @@ def _input_position(spec: ConvSpec, p: tuple[int, ...], k: tuple[int, ...]) -> t
             return None
         position.append(inside)
     return tuple(position)
+
+
+def _tile_index(spec: ConvSpec, p: Index) -> Index:
+    """Return which of the kernels that are cycled through meets output ``p``: p mod t, or () for shared weights."""
+    return tuple(i % t for i, t in zip(p, spec.tile, strict=True)) if spec.tile else ()
+
+
+def _bias_index(spec: ConvSpec, o: int, p: Index) -> Index:
+    """Return the entry of the bias that output channel ``o`` has at position ``p``."""
+    return {"channel": (o,), "tile": (o, *_tile_index(spec, p)), "location": (o, *p)}[spec.bias]
+
+
+def _sample(x: NDArray[Any], at: Index | None) -> Any:
+    return 0 if at is None else x[at]

@@ -10,9 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from convbench.geometry import BOUNDARIES
-from convbench.spec import BIASES, ConvSpec
+from convbench.spec import BIASES, DTYPES, LAYOUTS, OPS, ConvSpec
 
-__all__ = ["TOPICS", "Limits", "human_bytes", "memory", "refuse", "work"]
+__all__ = [
+    "FLOATS",
+    "FLOATS_AND_COMPLEX",
+    "NUMPY_DTYPES",
+    "TOPICS",
+    "WHOLE_FAMILY",
+    "Limits",
+    "human_bytes",
+    "memory",
+    "refuse",
+    "work",
+]
 
 TOPICS = (
     "not installed",
@@ -124,16 +135,14 @@ def _listed(allowed: tuple[Any, ...]) -> str:
     return ", ".join(map(str, allowed))
 
 
-#: Everything in the forward family.
-WHOLE_FORWARD_FAMILY = Limits(
-    dtypes=(
-        "float32",
-        "float64",
-        "complex64",
-        "complex128",
-        *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64)),
-    ),
-    boundaries=BOUNDARIES,
-    tile=True,
-    axes=tuple(range(1, 9)),
+#: Every dtype that NumPy stores.
+NUMPY_DTYPES = tuple(name for name in DTYPES if name != "bfloat16")
+
+#: What algorithms that divide or transform take.
+FLOATS = ("float32", "float64")
+FLOATS_AND_COMPLEX = (*FLOATS, "complex64", "complex128")
+
+#: Everything.
+WHOLE_FAMILY = Limits(
+    dtypes=NUMPY_DTYPES, ops=OPS, boundaries=BOUNDARIES, layouts=LAYOUTS, tile=True, axes=tuple(range(1, 9))
 )

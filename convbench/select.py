@@ -1,7 +1,8 @@
-"""``backend="auto"``: for now the first willing backend of a stated order; and what each has to say to a spec."""
+"""``backend="auto"``: the first willing backend, in an order that depends on the spec; and what each says to it."""
 
 from __future__ import annotations
 
+from math import log2, prod
 from typing import TYPE_CHECKING, Any
 
 from convbench import refusals
@@ -14,9 +15,9 @@ from convbench.threads import resolve
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["AUTO_ORDER", "choose", "explain"]
+__all__ = ["AUTO_ORDER", "choose", "explain", "preferred"]
 
-#: Own backends that take any weights, the most generally fast first; then SciPy's.
+#: Own backends that take any weights, the most generally fast first; then SciPy's. :func:`preferred` comes before them.
 AUTO_ORDER = ("im2col", "direct-numpy", "fft", "scipy-direct", "scipy-fft")
 
 #: Of operands and result: beyond it :func:`explain` plans nothing.
@@ -24,7 +25,7 @@ MEMORY_LIMIT_BYTES = 2 * 2**30
 
 
 def choose(spec: ConvSpec, *, finite: bool = True) -> Backend:
-    """Return the first backend of :data:`AUTO_ORDER` that takes ``spec``.
+    """Return the first backend that takes ``spec``: those that :func:`preferred` names, then :data:`AUTO_ORDER`.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def choose(spec: ConvSpec, *, finite: bool = True) -> Backend:
         If none is willing, with each one's reason.
     """
     reasons = []
-    for name in AUTO_ORDER:
+    for name in dict.fromkeys((*preferred(spec), *AUTO_ORDER)):
         backend = get_backend(name)
         reason = backend.why_not(spec)
         if reason is None and not finite and backend.error_bound(spec).spreads_nonfinite:
@@ -46,6 +47,32 @@ def choose(spec: ConvSpec, *, finite: bool = True) -> Backend:
             return backend
         reasons.append(f"{name}: {reason}")
     raise UnsupportedSpec(f"no backend takes {spec} ({'; '.join(reasons)})")
+
+
+def preferred(spec: ConvSpec) -> tuple[str, ...]:
+    """Return which backends are clearly better for ``spec`` than the first of :data:`AUTO_ORDER`, if any are.
+
+    >>> [preferred(ConvSpec.parse(line)) for line in ("i1024x1024 k3", "i1024x1024 k101", "c64 o64 i56x56 k3 p1")]
+    [(), ('fft-pocketfft', 'fft'), ()]
+    """
+    if spec.tile is None and _transforms_pay(spec):
+        return "fft-pocketfft", "fft"  # FFTW is hardly faster, and plans for a second what takes 10 ms
+    if spec.op == "input_grad" and spec.in_channels == spec.out_channels == spec.groups and spec.macs > 10**5:
+        return ("direct-numpy",)  # with a channel alone there is little to multiply, and much to add up
+    return ()
+
+
+def _transforms_pay(spec: ConvSpec) -> bool:
+    """Tell whether whole-image FFTs should take less than half the time of im2col.
+
+    Measured, one thread of an AVX-512 machine, float32: a call 50 µs, transforms and products 16 GFLOP/s; GEMM 4 GMAC/s
+    for each output channel of a group up to 10, as the columns are read once for all of them.
+    """
+    outputs, channels = spec.out_channels // spec.groups, spec.in_channels
+    points = prod(n + max(0, a) + max(0, b) for n, (a, b) in zip(spec.input_size, spec.padding, strict=True))
+    transforms = spec.batch * (channels + spec.out_channels) + channels * outputs
+    flops = points * (2.5 * log2(max(2, points)) * transforms + 4 * spec.batch * channels * outputs)
+    return 2 * (50e-6 + flops / 16e9) < spec.macs / (4e9 * min(outputs, 10))
 
 
 def explain(spec: ConvSpec | str, *, threads: int | None = None) -> DataFrame:

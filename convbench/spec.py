@@ -10,7 +10,15 @@ from math import prod
 from typing import Any
 
 from convbench.errors import SpecError
-from convbench.geometry import BOUNDARIES, PADDING_WORDS, in_bounds_taps, output_size, positions_reached, word_padding
+from convbench.geometry import (
+    BOUNDARIES,
+    PADDING_WORDS,
+    in_bounds_taps,
+    most_reads,
+    output_size,
+    positions_reached,
+    word_padding,
+)
 
 __all__ = ["BIASES", "DTYPES", "LAYOUTS", "OPS", "ConvSpec", "PaddingLike", "SizeLike", "TileLike"]
 
@@ -260,9 +268,21 @@ class ConvSpec:
 
     @property
     def bias_shape(self) -> Sizes | None:
-        """(O,), (O, *tile), (O, *output_size), or None without bias."""
+        """(O,), (O, *tile), (O, *output_size); None without bias, and for the gradients, which do not depend on it."""
         tails: dict[str, Sizes] = {"channel": (), "tile": self.tile or (), "location": self.output_size}
-        return None if self.bias == "none" else (self.out_channels, *tails[self.bias])
+        return None if self.bias == "none" or self.op != "forward" else (self.out_channels, *tails[self.bias])
+
+    @property
+    def operand_names(self) -> tuple[str, str]:
+        """What the operation takes, in order: x and w; g and w for ∂J/∂x; x and g for ∂J/∂w."""
+        return {"forward": ("x", "w"), "input_grad": ("g", "w"), "weight_grad": ("x", "g")}[self.op]
+
+    @property
+    def operand_shapes(self) -> tuple[Sizes, Sizes]:
+        """Shapes of the operands, in the order of ``operand_names``."""
+        shapes = {"x": self.input_shape, "w": self.weight_shape, "g": self.output_shape}
+        first, second = self.operand_names
+        return shapes[first], shapes[second]
 
     @property
     def result_shape(self) -> Sizes:
@@ -283,14 +303,46 @@ class ConvSpec:
         return "uint64" if self.dtype == "uint64" else "int64"
 
     @property
+    def accumulate_dtype(self) -> str:
+        """What sums are formed in: float32 for half precision, and for integers the least that holds every sum exactly.
+
+        >>> [ConvSpec.parse(f"i99 k9 {dtype}").accumulate_dtype for dtype in ("f16", "f64", "uint8", "int16", "int32")]
+        ['float32', 'float64', 'float32', 'float64', 'int64']
+        """
+        if self.dtype in ("float16", "bfloat16"):
+            return "float32"
+        if "int" not in self.dtype:
+            return self.dtype
+        largest = 2 ** (8 * self.itemsize - (self.dtype[0] != "u"))
+        total = largest**2 * self.terms + largest  # a bias is of the same type
+        exact = (name for name, digits in (("float32", 24), ("float64", 53)) if total <= 2**digits)
+        return next(exact, self.result_dtype)
+
+    @property
     def terms(self) -> int:
-        """Products summed into one output, (C/groups)·∏K."""
+        """Products summed into one element of the result, at most.
+
+        Forward (C/groups)·∏K; ∂J/∂w N·∏⌈P/t⌉; ∂J/∂x O/groups times as often as a sample is read by one kernel.
+        """
+        if self.op == "weight_grad":
+            return self.batch * prod(
+                -(-outputs // period)
+                for outputs, period in zip(self.output_size, self.tile or (1,) * self.ndim, strict=True)
+            )
+        if self.op == "input_grad":
+            reads = (
+                most_reads(size, kernel, stride, dilation, before, outputs, self.boundary)
+                for (size, kernel, stride, dilation, (before, _)), outputs in zip(
+                    self._axes(), self.output_size, strict=True
+                )
+            )
+            return self.out_channels // self.groups * prod(reads)
         return self.in_channels // self.groups * prod(self.kernel_size)
 
     @property
     def macs(self) -> int:
         """Multiply–accumulate operations, padded taps included; the same for all three ops."""
-        return prod(self.output_shape) * self.terms
+        return prod(self.output_shape) * (self.in_channels // self.groups) * prod(self.kernel_size)
 
     @property
     def flops(self) -> int:
@@ -315,7 +367,8 @@ class ConvSpec:
         if self.op == "weight_grad":
             # a period beyond the output leaves kernels unused
             used = prod(map(min, self.tile, self.output_size)) if self.tile else 1
-            return max(0, self.macs - used * self.out_channels * self.terms)
+            weights = self.out_channels * (self.in_channels // self.groups) * prod(self.kernel_size)
+            return max(0, self.macs - used * weights)
         reached = map(positions_reached, self.kernel_size, self.stride, self.dilation, self.output_size)
         return self.macs - self.batch * self.in_channels * prod(reached)
 
@@ -359,6 +412,9 @@ _BOUNDARY_HINTS = {
     "constant": "zero",
     "fill": "zero",
     "wrap": "circular",
+    "grid-wrap": "circular",
+    "grid-constant": "zero",
+    "grid-mirror": "half-sample symmetry, which convbench does not have",
     "mirror": "reflect",
     "nearest": "replicate",
     "symmetric": "half-sample symmetry, which convbench does not have",

@@ -1,8 +1,9 @@
-"""Planned real FFTs over the last axes of a batch, from FFTW or from any ``fft`` namespace.
+"""Planned FFTs over the last axes of a batch, from FFTW or from any ``fft`` namespace.
 
-A :class:`TransformPair` owns its buffers: fill ``real``, call ``forward``, work on ``spectrum``, call
+A :class:`TransformPair` owns its buffers: fill ``samples``, call ``forward``, work on ``spectrum``, call
 ``inverse``. The inverse is not normalised (the algorithm folds 1/T into its prepared spectrum) and may
-destroy ``spectrum``.
+destroy ``spectrum``. Real data have half a spectrum, of which the rest is the conjugate; complex data have a whole one,
+in the place of the samples.
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import prod
+from math import log2, prod
 from typing import Any, Protocol
 
+from convbench.spec import DTYPES
 from convbench.threads import parallel
 
 __all__ = [
     "TransformPair",
     "Transforms",
+    "complex_of",
     "fftw_transforms",
+    "is_complex",
+    "pair_bytes",
     "pocketfft_transforms",
+    "real_of",
     "spectrum_shape",
     "standard_transforms",
+    "transform_flops",
 ]
 
 _THREADED_POINTS = 2**15  # below, handing work to a second thread costs more than it gains
@@ -32,18 +39,18 @@ _PLANNING_LIMITS_S = 0.005, 1.0  # small ones gain nothing worth more, and large
 
 @dataclass
 class TransformPair:
-    """A forward and an inverse real transform between two buffers.
+    """A forward and an inverse transform between two buffers, or for complex data within one.
 
     Attributes
     ----------
-    real : array, shape (*batch, *sizes), or (*sizes, *batch) with the batch last in memory
-    spectrum : array of that shape, but for its last size n: n//2 + 1
+    samples : array, shape (*batch, *sizes), or (*sizes, *batch) with the batch last in memory
+    spectrum : array of that shape, but for the last size n of real data: n//2 + 1
         A library that cannot write into buffers replaces them: read both anew after each transform.
     forward, inverse : callable
-        ``forward()``: real → spectrum. ``inverse()``: spectrum → real, multiplied by ∏ sizes.
+        ``forward()``: samples → spectrum. ``inverse()``: spectrum → samples, multiplied by ∏ sizes.
     """
 
-    real: Any
+    samples: Any
     spectrum: Any
     forward: Callable[[], None]
     inverse: Callable[[], None]
@@ -76,23 +83,45 @@ class Transforms:
 
 
 def _shapes(
-    batch: Sequence[int], sizes: Sequence[int], batch_last: bool
+    batch: Sequence[int], sizes: Sequence[int], dtype: str, batch_last: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes of real data and spectrum, and the axes of the transform."""
-    half = spectrum_shape((), sizes)
+    """Return the shapes of samples and spectrum, and the axes of the transform."""
+    kept = spectrum_shape((), sizes, dtype)
     if batch_last:
-        return (*sizes, *batch), (*half, *batch), tuple(range(len(sizes)))
-    return (*batch, *sizes), (*batch, *half), tuple(range(-len(sizes), 0))
+        return (*sizes, *batch), (*kept, *batch), tuple(range(len(sizes)))
+    return (*batch, *sizes), (*batch, *kept), tuple(range(-len(sizes), 0))
 
 
-def spectrum_shape(batch: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
-    """Shape of the half spectrum of real data of shape (*batch, *sizes)."""
-    return (*batch, *sizes[:-1], sizes[-1] // 2 + 1)
+def spectrum_shape(batch: Sequence[int], sizes: Sequence[int], dtype: str) -> tuple[int, ...]:
+    """Shape of the spectrum of data of shape (*batch, *sizes): a half one for a real dtype."""
+    return (*batch, *sizes[:-1], sizes[-1] if is_complex(dtype) else sizes[-1] // 2 + 1)
+
+
+def pair_bytes(sizes: Sequence[int], dtype: str) -> int:
+    """Bytes of the buffers of a :class:`TransformPair`, for each transform of the batch."""
+    if is_complex(dtype):
+        return prod(sizes) * DTYPES[dtype]
+    return (prod(sizes) + 2 * prod(spectrum_shape((), sizes, dtype))) * DTYPES[dtype]
+
+
+def transform_flops(points: int, dtype: str) -> float:
+    """5·T·log₂T for T complex points, and half as much for real ones (FFTW's convention)."""
+    return (5.0 if is_complex(dtype) else 2.5) * points * log2(max(2, points))
+
+
+def is_complex(dtype: str) -> bool:
+    """Tell complex dtypes from real ones."""
+    return dtype.startswith("complex")
 
 
 def complex_of(dtype: str) -> str:
     """Return the complex dtype of the same precision."""
-    return {"float32": "complex64", "float64": "complex128"}[dtype]
+    return {"float32": "complex64", "float64": "complex128"}.get(dtype, dtype)
+
+
+def real_of(dtype: str) -> str:
+    """Return the real dtype of the same precision."""
+    return {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
 
 
 def _smooth_size(n: int, primes: Sequence[int]) -> int:
@@ -115,16 +144,16 @@ def fftw_transforms() -> Transforms:
     def pair(
         batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int, *, batch_last: bool = False
     ) -> TransformPair:
-        shape, half, axes = _shapes(batch, sizes, batch_last)
-        real = pyfftw.zeros_aligned(shape, dtype=dtype)
-        spectrum = pyfftw.zeros_aligned(half, dtype=complex_of(dtype))
+        shape, kept, axes = _shapes(batch, sizes, dtype, batch_last)
+        samples = pyfftw.zeros_aligned(shape, dtype=dtype)
+        spectrum = samples if is_complex(dtype) else pyfftw.zeros_aligned(kept, dtype=complex_of(dtype))
         if 0 in batch:
-            return TransformPair(real, spectrum, lambda: None, lambda: None)
+            return TransformPair(samples, spectrum, lambda: None, lambda: None)
         if batch_last:
-            there, back = _fftw_plans(real.reshape(*sizes, -1), spectrum.reshape(*half[: len(sizes)], -1), axes)
-            return TransformPair(real, spectrum, there.execute, back.execute)
-        flat = real.reshape(-1, *sizes), spectrum.reshape(-1, *spectrum.shape[len(batch) :])
-        if real.size < _THREADED_POINTS:
+            there, back = _fftw_plans(samples.reshape(*sizes, -1), spectrum.reshape(*kept[: len(sizes)], -1), axes)
+            return TransformPair(samples, spectrum, there.execute, back.execute)
+        flat = samples.reshape(-1, *sizes), spectrum.reshape(-1, *spectrum.shape[len(batch) :])
+        if samples.size < _THREADED_POINTS:
             threads = 1
         stages = [list(stage) for stage in _fftw_stages(*flat, threads)]
 
@@ -132,7 +161,7 @@ def fftw_transforms() -> Transforms:
             for stage in stages if direction == 0 else reversed(stages):
                 parallel(lambda plans: plans[direction].execute(), stage, threads)
 
-        return TransformPair(real, spectrum, lambda: run(0), lambda: run(1))
+        return TransformPair(samples, spectrum, lambda: run(0), lambda: run(1))
 
     def good_size(n: int) -> int:
         """Multiples of 8: FFTW's SIMD codelets take columns by vectors; 1029 = 3·7³ takes twice the time of 1040."""
@@ -142,21 +171,21 @@ def fftw_transforms() -> Transforms:
     return Transforms("fftw", good_size, pair)
 
 
-def _fftw_stages(real: Any, spectrum: Any, threads: int) -> Iterator[Iterator[tuple[Any, Any]]]:
+def _fftw_stages(samples: Any, spectrum: Any, threads: int) -> Iterator[Iterator[tuple[Any, Any]]]:
     """Yield stages of (forward, inverse) plans; the plans of a stage touch different memory.
 
     FFTW's own threads wait for each other by spinning, which costs a time slice wherever a core is shared (a
     hundredfold on a busy machine), so every plan is for one thread and the work is cut here: by images, or, for
-    one image, into rows (the real transform of the last axis) and then columns (the other axes).
+    one image, into rows (the transform of the last axis, real or not) and then columns (the other axes).
     """
-    axes = tuple(range(1, real.ndim))
-    if threads == 1 or (real.ndim == 2 and real.shape[0] == 1):
-        yield iter([_fftw_plans(real, spectrum, axes)])
-    elif real.shape[0] >= threads:
-        yield (_fftw_plans(real[part], spectrum[part], axes) for part in _parts(real.shape[0], threads))
+    axes = tuple(range(1, samples.ndim))
+    if threads == 1 or (samples.ndim == 2 and samples.shape[0] == 1):
+        yield iter([_fftw_plans(samples, spectrum, axes)])
+    elif samples.shape[0] >= threads:
+        yield (_fftw_plans(samples[part], spectrum[part], axes) for part in _parts(samples.shape[0], threads))
     else:
-        rows = [(slice(None), part) for part in _parts(real.shape[1], threads)]
-        yield (_fftw_plans(real[part], spectrum[part], axes[-1:]) for part in rows)
+        rows = [(slice(None), part) for part in _parts(samples.shape[1], threads)]
+        yield (_fftw_plans(samples[part], spectrum[part], axes[-1:]) for part in rows)
         columns = [(..., part) for part in _parts(spectrum.shape[-1], threads)]
         yield (_fftw_plans(spectrum[part], spectrum[part], axes[:-1]) for part in columns)
 
@@ -187,18 +216,29 @@ def pocketfft_transforms() -> Transforms:
     ) -> TransformPair:
         import numpy as np
 
-        shape, half, axes = _shapes(batch, sizes, batch_last)
-        made = TransformPair(np.zeros(shape, dtype), np.zeros(half, complex_of(dtype)), lambda: None, lambda: None)
+        shape, kept, axes = _shapes(batch, sizes, dtype, batch_last)
+        samples = np.zeros(shape, dtype)
+        spectrum = samples if is_complex(dtype) else np.zeros(kept, complex_of(dtype))
+        made = TransformPair(samples, spectrum, lambda: None, lambda: None)
+        how = {"axes": axes, "workers": threads, "overwrite_x": True}
 
         def forward() -> None:
             made.spectrum = None  # so that the old one and the new do not exist at once
-            made.spectrum = fft.rfftn(made.real, axes=axes, workers=threads)
+            made.spectrum = fft.rfftn(made.samples, **how)
 
         def inverse() -> None:
-            made.real = None
-            made.real = fft.irfftn(made.spectrum, tuple(sizes), axes, norm="forward", overwrite_x=True, workers=threads)
+            made.samples = None
+            made.samples = fft.irfftn(made.spectrum, tuple(sizes), norm="forward", **how)
 
-        if 0 not in batch:
+        def forward_complex() -> None:
+            made.samples = made.spectrum = fft.fftn(made.samples, **how)
+
+        def inverse_complex() -> None:
+            made.samples = made.spectrum = fft.ifftn(made.spectrum, norm="forward", **how)
+
+        if 0 not in batch and is_complex(dtype):
+            made.forward, made.inverse = forward_complex, inverse_complex
+        elif 0 not in batch:
             made.forward, made.inverse = forward, inverse
         return made
 
@@ -212,16 +252,17 @@ def standard_transforms(xp: Any) -> Transforms:
     def pair(
         batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int, *, batch_last: bool = False
     ) -> TransformPair:
-        shape, half, axes = _shapes(batch, sizes, batch_last)
-        real = xp.empty(shape, dtype=getattr(xp, dtype))
-        spectrum = xp.empty(half, dtype=getattr(xp, complex_of(dtype)))
+        shape, kept, axes = _shapes(batch, sizes, dtype, batch_last)
+        samples = xp.empty(shape, dtype=getattr(xp, dtype))
+        spectrum = samples if is_complex(dtype) else xp.empty(kept, dtype=getattr(xp, complex_of(dtype)))
+        there, back = (xp.fft.fftn, xp.fft.ifftn) if is_complex(dtype) else (xp.fft.rfftn, xp.fft.irfftn)
 
         def forward() -> None:
-            spectrum[...] = xp.fft.rfftn(real, axes=axes)
+            spectrum[...] = there(samples, axes=axes)
 
         def inverse() -> None:
-            real[...] = xp.fft.irfftn(spectrum, s=tuple(sizes), axes=axes) * prod(sizes)
+            samples[...] = back(spectrum, s=tuple(sizes), axes=axes) * prod(sizes)
 
-        return TransformPair(real, spectrum, forward, inverse)
+        return TransformPair(samples, spectrum, forward, inverse)
 
     return Transforms(xp.__name__, lambda n: _smooth_size(n, (2, 3, 5, 7)), pair)

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
 from convbench import oracle
+from convbench.arrays import numpy_namespace
 from convbench.backend import Backend, FunctionBackend, Plan
 from convbench.bounds import ErrorBound
 from convbench.errors import UnsupportedWeights
-from convbench.refusals import WHOLE_FORWARD_FAMILY as WHOLE
-from convbench.refusals import Limits, refuse
+from convbench.refusals import WHOLE_FAMILY, refuse
 from convbench.spec import ConvSpec
 
 
-def _right(spec: ConvSpec, x: Any, w: Any) -> Any:
-    return oracle.conv(spec.replace(bias="none"), x, w).astype(spec.result_dtype)
+def _right(spec: ConvSpec, first: Any, second: Any, bias: Any) -> Any:
+    result = numpy_namespace().empty_laid_out(spec)
+    result[...] = oracle.conv(spec, first, second, bias)
+    return result
 
 
-def _short_kernels(spec: ConvSpec) -> str | None:
-    """Beyond 11 taps the oracle multiplies by zeros of its own, which spreads NaN."""
-    return None if max(spec.kernel_size) < 12 else refuse("kernel size", "only below 12")
+def _workspace(spec: ConvSpec) -> int:
+    sizes = (*spec.operand_shapes, spec.result_shape)
+    return 500_000 + 160 * sum(map(prod, sizes)) + 16 * spec.macs // min(spec.kernel_size)
 
 
-#: A backend without fault that takes the whole forward family.
+#: A backend without fault that takes the whole family.
 RIGHT = FunctionBackend(
     name="right",
     summary="the oracle",
     function=_right,
-    limits=Limits(dtypes=WHOLE.dtypes, boundaries=WHOLE.boundaries, tile=True, axes=WHOLE.axes, also=_short_kernels),
-    workspace=lambda spec: 400_000 + 64 * (np.prod(spec.input_shape).item() + 8 * np.prod(spec.output_shape).item()),
+    takes_bias=True,
+    limits=WHOLE_FAMILY,
+    workspace=_workspace,
 )
 
 
@@ -186,7 +190,7 @@ class WrongLastRow(Harmless):
 
 
 class TiledIsOther(Harmless):
-    caught_by = ("small-integers-are-exact", "a-tile-of-one-is-shared")
+    caught_by = ("small-integers-are-exact", "a-tile-of-one-is-shared", "equal-tiles-are-shared")
 
     def spoil(self, y: Any) -> None:
         if self.spec.tile:
@@ -208,10 +212,111 @@ class Zeros(Harmless):
 
 
 class AddsOne(Harmless):
-    caught_by = ("linear-in-input-and-weights", "zeros-in-bias-out")
+    caught_by = ("linear-in-each-operand", "zeros-in-bias-out")
 
     def spoil(self, y: Any) -> None:
         y += y.dtype.type(1)
+
+
+# -- wrong gradients ----------------------------------------------------------------------------
+
+
+class FoldMissing(Harmless):
+    """What the boundary shows of a sample is not added to its gradient."""
+
+    caught_by = ("small-integers-are-exact", "gradients-are-the-adjoint")
+
+    def respec(self, spec: ConvSpec) -> ConvSpec:
+        return spec.replace(boundary="zero") if spec.op == "input_grad" else spec
+
+
+class ConjugateMissing(Harmless):
+    caught_by = ("small-integers-are-exact", "gradients-are-the-adjoint")
+
+    def change_weights(self, w: Any) -> Any:
+        return np.conj(w) if self.spec.op == "input_grad" else w
+
+    def change_input(self, x: Any) -> Any:
+        return np.conj(x) if self.spec.op == "weight_grad" else x
+
+
+class WrongResidueOfTheStride(Harmless):
+    caught_by = ("gradients-are-the-adjoint", "a-stride-keeps-every-sth-output")
+
+    def respec(self, spec: ConvSpec) -> ConvSpec:
+        shift = [int(s > 1 and spec.op == "input_grad") for s in spec.stride]
+        return spec.replace(padding=[(a + i, b - i) for (a, b), i in zip(spec.padding, shift, strict=True)])
+
+
+class TileEntryOffByOne(Harmless):
+    caught_by = ("gradients-are-the-adjoint", "a-period-of-the-output-size-is-unshared")
+
+    def change_weights(self, w: Any) -> Any:
+        return np.roll(w, 1, axis=1) if self.spec.tile and self.spec.op == "input_grad" else w
+
+    def spoil(self, y: Any) -> None:
+        if self.spec.tile and self.spec.op == "weight_grad":
+            y[...] = np.roll(y, 1, axis=1)
+
+
+class UnusedKernelsLeftAsTheyWere(Harmless):
+    """Memory that no output writes to must still be set to zero in ∂J/∂w."""
+
+    caught_by = ("small-integers-are-exact", "a-period-of-the-output-size-is-unshared")
+
+    def spoil(self, y: Any) -> None:
+        if self.spec.tile and self.spec.op == "weight_grad":
+            y[:, self.spec.output_size[0] :] = 1
+
+
+class FirstImageOnly(Harmless):
+    """∂J/∂w is not summed over the images."""
+
+    caught_by = ("gradients-are-the-adjoint", "images-are-separate-runs")
+
+    def change_input(self, x: Any) -> Any:
+        if self.spec.op != "weight_grad":
+            return x
+        x = x.copy()
+        x[1:] = 0
+        return x
+
+
+class GroupsMixed(Harmless):
+    caught_by = ("gradients-are-the-adjoint", "groups-are-separate-runs")
+
+    def change_input(self, x: Any) -> Any:
+        return x if self.spec.op == "forward" else np.roll(x, x.shape[1] // self.spec.groups, axis=1)
+
+
+class FlippedInputGradient(Harmless):
+    """A kernel that is flipped once too often, or once too little."""
+
+    caught_by = ("small-integers-are-exact", "gradients-are-the-adjoint")
+
+    def change_weights(self, w: Any) -> Any:
+        return np.flip(w, tuple(range(-self.spec.ndim, 0))) if self.spec.op == "input_grad" else w
+
+
+class OverlapOverwritten(Harmless):
+    """Where windows overlap, the last one's part of ∂J/∂x is written over the others'."""
+
+    caught_by = ("small-integers-are-exact", "gradients-are-the-adjoint")
+
+    def change_weights(self, w: Any) -> Any:
+        if self.spec.op != "input_grad":
+            return w
+        w = w.copy()
+        w[..., self.spec.stride[-1] :] = 0
+        return w
+
+
+class WeightGradientPadOffByOne(Harmless):
+    caught_by = ("small-integers-are-exact", "gradients-are-the-adjoint")
+
+    def respec(self, spec: ConvSpec) -> ConvSpec:
+        shift = int(spec.op == "weight_grad")
+        return spec.replace(padding=[(a + shift, b - shift) for a, b in spec.padding])
 
 
 # -- lost precision, rare numbers ---------------------------------------------------------------
@@ -272,7 +377,7 @@ class HidesNaN(Harmless):
 
 
 class HidesNaNInWeights(Harmless):
-    caught_by = ("nan-in-weights-stays-in-its-channel",)
+    caught_by = ("nan-in-one-channel-stays-in-it",)
 
     def change_weights(self, w: Any) -> Any:
         return np.nan_to_num(w) if w.dtype.kind in "fc" else w
@@ -318,7 +423,7 @@ class ReusedOutput(Harmless):
 
     def __call__(self, x: Any, weights: Any, bias: Any = None, out: Any = None) -> Any:
         if self.buffer is None:
-            self.buffer = np.empty(self.spec.output_shape, self.spec.result_dtype)
+            self.buffer = np.empty(self.spec.result_shape, self.spec.result_dtype)
         return super().__call__(x, weights, bias, self.buffer if out is None else out)
 
 
@@ -435,6 +540,22 @@ class WrongWithTwoThreads(Harmless):
             y[..., -1] += y.dtype.type(1)
 
 
+class ChannelsFirstInMemory(Harmless):
+    caught_by = ("results-are-laid-out-as-the-spec-says",)
+
+    def __call__(self, x: Any, weights: Any, bias: Any = None, out: Any = None) -> Any:
+        y = super().__call__(x, weights, bias, out)
+        return np.ascontiguousarray(y) if out is None else y
+
+
+class LiesAboutSums(Harmless):
+    caught_by = ("why-not-agrees-with-plan",)
+
+    @property
+    def accumulate_dtype(self) -> str:
+        return "float64"
+
+
 class LiesAboutThreads(Harmless):
     caught_by = ("why-not-agrees-with-plan", "two-threads-give-the-same-as-one")
 
@@ -483,7 +604,7 @@ class AcceptsAnyShape(Harmless):
     caught_by = ("malformed-operands-raise",)
 
     def change_input(self, x: Any) -> Any:
-        return x[tuple(map(slice, self.spec.input_shape))]
+        return x[tuple(map(slice, self.spec.operand_shapes[0]))]
 
 
 class AcceptsAnyDtype(Harmless):

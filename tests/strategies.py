@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import numpy as np
+from hypothesis import note
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -56,7 +57,9 @@ def specs(
         layout=draw(st.sampled_from(LAYOUTS)),
         dtype=draw(st.sampled_from(dtypes)),
     )
-    return spec if max_macs is None else _shrunk_to(spec, max_macs)
+    spec = spec if max_macs is None else _shrunk_to(spec, max_macs)
+    note(f"spec: {spec}")  # the one line that says it, beside the fields of the falsifying example
+    return spec
 
 
 def _pair(draw: st.DrawFn, size: int, extent: int) -> tuple[int, int]:
@@ -76,7 +79,7 @@ def _shrunk_to(spec: ConvSpec, max_macs: int) -> ConvSpec:
 
 
 def integers(spec: ConvSpec, seed: int = 0, largest: int = 3) -> Operands:
-    """Return x, w and bias of whole numbers in [−largest, largest] ([0, largest] if unsigned)."""
+    """Return the operands and a bias of whole numbers in [−largest, largest] ([0, largest] if unsigned)."""
     rng = np.random.default_rng(seed)
     lowest = 0 if spec.dtype.startswith("u") else -largest
 
@@ -86,11 +89,12 @@ def integers(spec: ConvSpec, seed: int = 0, largest: int = 3) -> Operands:
             values = values + 1j * rng.integers(lowest, largest + 1, shape)
         return values.astype(spec.dtype)
 
-    return draw(spec.input_shape), draw(spec.weight_shape), None if spec.bias_shape is None else draw(spec.bias_shape)
+    first, second = map(draw, spec.operand_shapes)
+    return first, second, None if spec.bias_shape is None else draw(spec.bias_shape)
 
 
 def gaussian(spec: ConvSpec, seed: int = 0) -> Operands:
-    """Return normally distributed x, w and bias of a floating or complex dtype."""
+    """Return normally distributed operands and bias of a floating or complex dtype."""
     rng = np.random.default_rng(seed)
 
     def draw(shape: tuple[int, ...]) -> NDArray[Any]:
@@ -99,7 +103,8 @@ def gaussian(spec: ConvSpec, seed: int = 0) -> Operands:
             values = values + 1j * rng.standard_normal(shape)
         return values.astype(spec.dtype)
 
-    return draw(spec.input_shape), draw(spec.weight_shape), None if spec.bias_shape is None else draw(spec.bias_shape)
+    first, second = map(draw, spec.operand_shapes)
+    return first, second, None if spec.bias_shape is None else draw(spec.bias_shape)
 
 
 def shuffled(line: str, seed: int) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from convbench import ConvSpec, UnsupportedWeights, get_backend, oracle
 from convbench.algorithms.blocking import Blocking
+from convbench.algorithms.fft import transform_sizes
 from convbench.algorithms.lowering import AxisLowering, Lowering
 from convbench.algorithms.lowrank import factor_error, max_rank, pass_macs, tensor_train
 from convbench.arrays import numpy_namespace
-from convbench.geometry import output_size
+from convbench.geometry import BOUNDARIES, boundary_index, output_size
 
 
 @st.composite
@@ -27,36 +29,88 @@ def axes(draw: st.DrawFn) -> AxisLowering:
     if outputs < 1:
         before, outputs = before + dilation * kernel + 3, 0
         outputs = output_size(size, kernel, stride, dilation, before, after)
-    return AxisLowering(size, kernel, stride, dilation, before, max(1, outputs))
+    boundary = draw(st.sampled_from(BOUNDARIES))
+    return AxisLowering(size, kernel, stride, dilation, before, max(1, outputs), boundary)
 
 
-@settings(max_examples=400)
-@given(axes())
-def test_lowered_axis_computes_every_output_from_unit_stride_circular_correlations(axis: AxisLowering) -> None:
-    """Polyphase components, subgrids and the shared zeros together give the definition back, and no more."""
+@settings(max_examples=600)
+@given(axes(), st.booleans(), st.integers(0, 3))
+@example(AxisLowering(12, 5, 1, 1, 2, 12, "circular"), True, 0)
+@example(AxisLowering(12, 5, 3, 2, 4, 4, "circular"), True, 0)
+def test_lowered_axis_computes_every_output_from_unit_stride_circular_correlations(
+    axis: AxisLowering, free: bool, spare: int
+) -> None:
+    """Polyphase components, subgrids, shared zeros and free circles together give the definition back, and no more."""
     rng = np.random.default_rng(axis.size * 1000 + axis.kernel)
     x, w = rng.integers(-9, 9, axis.size), rng.integers(-9, 9, axis.kernel)
-    expected = [
-        sum(
-            int(w[k] * x[q])
-            for k in range(axis.kernel)
-            if 0 <= (q := p * axis.stride + k * axis.dilation - axis.before) < axis.size
-        )
-        for p in range(axis.outputs)
-    ]
+    expected, shown = np.zeros(axis.outputs, int), np.zeros(axis.size, int)
+    for p, k in product(range(axis.outputs), range(axis.kernel)):
+        q = boundary_index(p * axis.stride + k * axis.dilation - axis.before, axis.size, axis.boundary)
+        expected[p] += 0 if q is None else w[k] * x[q]
+    end = (axis.outputs - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1 - axis.before
+    for position in range(-axis.before, end):
+        q = boundary_index(position, axis.size, axis.boundary)
+        shown[[] if q is None else q] += 1
+    assert shown.max() <= axis.most_copies <= 2 * shown.max() + 2
+
+    period = axis.cycle if free and axis.cycle else axis.period + spare
     y = np.zeros(axis.outputs, int)
     for subgrid in range(axis.subgrids):
-        total = np.zeros(axis.period, int)
+        total = np.zeros(period, int)
         for phase in range(axis.phases):
-            circle = np.zeros(axis.period, int)
-            circle[axis.target(phase, subgrid)] = x[axis.source(phase, subgrid)]
+            circle = np.zeros(period, int)
+            for reading in axis.readings(phase, subgrid, period):
+                circle[reading.place] = x[reading.source]
+                assert reading.repeated or len(x[reading.source]) == len(circle[reading.place])
             mirrored = w[axis.taps(phase)][::-1]
-            for place, part in axis.wrapped(phase, axis.period):
-                assert len(range(axis.period)[place]) == len(mirrored[part])
-                for position, tap in zip(range(axis.period)[place], mirrored[part], strict=True):
+            for place, part in axis.wrapped(phase, period):
+                assert len(range(period)[place]) == len(mirrored[part])
+                for position, tap in zip(range(period)[place], mirrored[part], strict=True):
                     total += tap * np.roll(circle, position)
         y[axis.positions(subgrid)] = total[: axis.position_count(subgrid)]
-    assert y.tolist() == expected
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "sizes"),
+    [
+        ("i96x80 k9 psame boundary=circular", (96, 80)),  # wraps by itself
+        ("i97x80 k9 psame boundary=circular", (108, 80)),  # 97 is prime
+        ("i96x81 k9 psame boundary=circular", (96, 90)),  # odd: no good half
+        ("i96x80 k9x7 s2 p4x3 boundary=circular", (48, 40)),
+        ("i96x80 k9x7 d3x4 psame boundary=circular", (32, 20)),
+        ("i96x80 k9 boundary=circular", (96, 80)),  # valid: no boundary
+        ("i96x80 k9 psame boundary=reflect", (108, 90)),
+        ("i96x81 k9 psame boundary=circular complex64", (96, 81)),
+    ],
+)
+def test_circular_boundaries_cost_no_transform_length(line: str, sizes: tuple[int, ...]) -> None:
+    """Where the input is a whole period of a length that transforms well; elsewhere it is extended."""
+
+    def good_size(n: int) -> int:
+        return next(m for m in range(n, 2 * n + 1) if max(_prime_factors(m), default=1) <= 5)
+
+    assert transform_sizes(ConvSpec.parse(line), good_size) == sizes
+
+
+def _prime_factors(number: int) -> set[int]:
+    return {p for p in range(2, number + 1) if number % p == 0 and all(p % q for q in range(2, p))}
+
+
+@pytest.mark.parametrize("name", ["fft", "fft-pocketfft"])
+def test_fft_input_gradient_costs_what_the_forward_operation_does(name: str) -> None:
+    """The adjoint takes the same transforms and products, whatever the stride and boundary."""
+    backend = get_backend(name)
+    if backend.unavailable():
+        pytest.skip(f"{name}: {backend.unavailable()}")
+    for line in ("n2 c3 o4 i40x36 k5 s2 p2", "c2 o5 i30x31 k3 d2 psame boundary=reflect", "i99 k9 s3 pfull complex64"):
+        spec = ConvSpec.parse(line)
+        forward, gradient = (backend.plan(spec.replace(op=op), threads=1) for op in ("forward", "input_grad"))
+        assert gradient.flops == forward.flops
+        assert gradient.prepared_bytes == forward.prepared_bytes
+    real, complex_ = (backend.plan(ConvSpec.parse(f"i64x64 k9 psame {t}"), threads=1) for t in ("f32", "complex64"))
+    assert 1.8 * real.flops < complex_.flops < 2.1 * real.flops
+    assert complex_.workspace_bytes < 1.1 * real.workspace_bytes  # in place
 
 
 def test_strides_cost_the_transform_less_and_dilation_nothing() -> None:

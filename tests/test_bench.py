@@ -72,7 +72,7 @@ def test_records_come_back_as_they_were() -> None:
 def test_the_fields_are_those_of_the_design() -> None:
     stated = (
         "run_id pass case spec backend implementation kind device threads status reason samples_s batch plan_s "
-        "prepare_s transfer_s first_call_s stop_reason error_max_eps error_norm error_bound_eps "
+        "accumulate_dtype prepare_s transfer_s first_call_s stop_reason error_max_eps error_norm error_bound_eps "
         "workspace_declared_bytes workspace_measured_bytes "
         "flops_nominal flops_executed bytes_min checksum weight group mode seed time"
     )
@@ -878,7 +878,7 @@ def test_all_backends_are_run_by_default_but_the_reference_only_where_it_can(
     from convbench.registry import get_backend
 
     registered: dict[str, Backend] = {"fake": backend(), "reference": get_backend("reference")}
-    monkeypatch.setattr("convbench.bench.run.all_backends", lambda: registered)
+    monkeypatch.setattr("convbench.registry.all_backends", lambda: registered)
     cases = [Case.parse("i8 k3"), Case.parse("i1200x1200 k1")]
     run_cases(cases, None, replace(QUICK, passes=1), tmp_path)
     assert {(r.spec.split()[3], r.backend) for r in read(tmp_path)} == {

@@ -10,13 +10,14 @@ from strategies import specs
 
 from convbench.bench import Case, list_suites, load_suite
 from convbench.bench.data import mirrored, photograph
-from convbench.errors import SpecError, UnsupportedSpec
+from convbench.errors import SpecError
 from convbench.spec import ConvSpec
 
 
 @given(spec=specs(), x=st.sampled_from(("noise", "integers")), seed=st.integers(0, 10**9), rank=st.booleans())
 def test_lines_print_and_parse_back(spec: ConvSpec, x: str, seed: int, rank: bool) -> None:
-    case = Case(spec, x=x, w="rank1" if rank else "random", seed=seed)
+    x = x if "x" in spec.operand_names else "noise"
+    case = Case(spec, x=x, w="rank1" if rank and "w" in spec.operand_names else "random", seed=seed)
     assert Case.parse(str(case)) == case
     assert str(Case.parse(str(case))) == str(case)
 
@@ -104,15 +105,15 @@ def test_data_are_new_each_time_and_follow_the_seed() -> None:
 
 def test_operands_draw_from_streams_of_their_own() -> None:
     small, large = (Case.parse(f"i{size}x{size} k3 f64").data() for size in (8, 16))
-    np.testing.assert_array_equal(small.w, large.w)
-    assert not np.array_equal(small.x.ravel()[:9], small.w.ravel())
+    np.testing.assert_array_equal(small.second, large.second)
+    assert not np.array_equal(small.first.ravel()[:9], small.second.ravel())
 
 
 def test_channels_last_data_are_a_permuted_view() -> None:
-    x = Case.parse("n2 c3 i4x5 k1 layout=channels_last f32").data().x
+    x = Case.parse("n2 c3 i4x5 k1 layout=channels_last f32").data().first
     assert x.shape == (2, 3, 4, 5)
     assert np.moveaxis(x, 1, -1).flags.c_contiguous
-    assert np.moveaxis(Case.parse("n2 c3 i4x5 k1 layout=channels_last").data().copy().x, 1, -1).flags.c_contiguous
+    assert np.moveaxis(Case.parse("n2 c3 i4x5 k1 layout=channels_last").data().copy().first, 1, -1).flags.c_contiguous
 
 
 def test_mirroring_is_half_sample_symmetric() -> None:
@@ -123,7 +124,7 @@ def test_mirroring_is_half_sample_symmetric() -> None:
 def test_the_photograph_is_mirrored_to_size_and_shifted_from_example_to_example() -> None:
     grey = photograph() @ np.array([0.299, 0.587, 0.114])
     assert grey.shape == (600, 512)
-    x = Case.parse("n2 i700x1030 k3 f64 x=photo").data().x
+    x = Case.parse("n2 i700x1030 k3 f64 x=photo").data().first
     np.testing.assert_array_equal(x[0, 0, :600, :512], grey)
     np.testing.assert_array_equal(x[0, 0, :600, 512:1024], grey[:, ::-1])
     np.testing.assert_array_equal(x[0, 0, 600:], x[0, 0, 599:499:-1])
@@ -132,16 +133,16 @@ def test_the_photograph_is_mirrored_to_size_and_shifted_from_example_to_example(
 
 
 def test_the_photograph_in_colour_and_in_integers() -> None:
-    colour = Case.parse("c3 i20x30 k3 f64 x=photo").data().x
+    colour = Case.parse("c3 i20x30 k3 f64 x=photo").data().first
     np.testing.assert_array_equal(colour[0], np.moveaxis(photograph()[:20, :30], -1, 0))
-    levels = Case.parse("c3 i20x30 k3 uint8 x=photo").data().x
+    levels = Case.parse("c3 i20x30 k3 uint8 x=photo").data().first
     np.testing.assert_array_equal(levels, np.rint(colour * 255))
-    assert Case.parse("i600x512 k3 int8 x=photo").data().x.min() >= 0
+    assert Case.parse("i600x512 k3 int8 x=photo").data().first.min() >= 0
 
 
 @pytest.mark.parametrize("size", [(1080, 1920), (40, 2100)])
 def test_the_photograph_in_colour_at_other_sizes(size: tuple[int, int]) -> None:
-    x = Case.parse(f"c3 o3 g3 i{size[0]}x{size[1]} k3 f32 x=photo").data().x
+    x = Case.parse(f"c3 o3 g3 i{size[0]}x{size[1]} k3 f32 x=photo").data().first
     padding = [(0, max(0, wanted - given)) for wanted, given in zip(size, (600, 512), strict=True)]
     mirror = np.pad(photograph(), [*padding, (0, 0)], mode="symmetric")[: size[0], : size[1]]
     np.testing.assert_array_equal(x[0], np.moveaxis(mirror, -1, 0).astype(np.float32))
@@ -149,7 +150,7 @@ def test_the_photograph_in_colour_at_other_sizes(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("spec", ["c2 i7x300 k3 f64", "i300 k3 f32", "n2 i4x5x300 k3 complex64"])
 def test_the_magnitude_of_range_falls_from_one_to_a_millionth(spec: str) -> None:
-    data, noise = (Case.parse(f"{spec} x={x}").data().x for x in ("range", "noise"))
+    data, noise = (Case.parse(f"{spec} x={x}").data().first for x in ("range", "noise"))
     magnitude = np.abs(data / noise)
     np.testing.assert_allclose(magnitude[..., 0], 1, rtol=1e-6)
     np.testing.assert_allclose(magnitude[..., -1], 1e-6, rtol=1e-6)
@@ -159,14 +160,14 @@ def test_the_magnitude_of_range_falls_from_one_to_a_millionth(spec: str) -> None
 
 @pytest.mark.parametrize("w", ["gaussian", "box", "disk"])
 def test_smoothing_kernels_sum_to_one_and_are_symmetric(w: str) -> None:
-    weights = Case.parse(f"c4 o2 g2 i9x9x9 k3x4x5 f64 w={w}").data().w
+    weights = Case.parse(f"c4 o2 g2 i9x9x9 k3x4x5 f64 w={w}").data().second
     np.testing.assert_allclose(weights.sum(axis=(1, 2, 3, 4)), 1)
     np.testing.assert_allclose(weights, weights[..., ::-1, ::-1, ::-1])
     np.testing.assert_array_equal(weights[0, 0], weights[1, 1])
 
 
 def test_the_gaussian_is_separable_with_sigma_a_sixth_of_the_size() -> None:
-    w = Case.parse("i64x64 k13 f64 w=gaussian").data().w[0, 0]
+    w = Case.parse("i64x64 k13 f64 w=gaussian").data().second[0, 0]
     assert np.linalg.matrix_rank(w, tol=1e-12) == 1
     ratio = w[6, 7] / w[6, 6]
     assert ratio == pytest.approx(np.exp(-0.5 / (13 / 6) ** 2))
@@ -174,21 +175,21 @@ def test_the_gaussian_is_separable_with_sigma_a_sixth_of_the_size() -> None:
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_rank_is_what_was_asked_for(rank: int) -> None:
-    w = Case.parse(f"c2 o2 i9x9 k5x4 f64 w=rank{rank}").data().w
+    w = Case.parse(f"c2 o2 i9x9 k5x4 f64 w=rank{rank}").data().second
     assert [np.linalg.matrix_rank(plane) for plane in w.reshape(4, 5, 4)] == [rank] * 4
 
 
 def test_fixed_kernels() -> None:
-    assert Case.parse("i8x8 k1x2 f32 w=edge").data().w.tolist() == [[[[-1, 1]]]]
-    assert Case.parse("i8x8 k3 int8 w=sobel").data().w[0, 0].tolist() == [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]
-    assert Case.parse("i8x8 k3 f32 w=sharpen").data().w.sum() == 1
-    inside = Case.parse("i8x8 k5 f64 w=disk").data().w[0, 0] > 0
+    assert Case.parse("i8x8 k1x2 f32 w=edge").data().second.tolist() == [[[[-1, 1]]]]
+    assert Case.parse("i8x8 k3 int8 w=sobel").data().second[0, 0].tolist() == [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]
+    assert Case.parse("i8x8 k3 f32 w=sharpen").data().second.sum() == 1
+    inside = Case.parse("i8x8 k5 f64 w=disk").data().second[0, 0] > 0
     assert inside.astype(int).tolist() == [[0, 1, 1, 1, 0], [1] * 5, [1] * 5, [1] * 5, [0, 1, 1, 1, 0]]
 
 
 @pytest.mark.parametrize("size", [(5, 5), (3, 9), (9, 3), (1, 4), (2, 7)])
 def test_motion_is_a_connected_line_between_two_corners(size: tuple[int, int]) -> None:
-    w = Case.parse(f"i9x9 k{size[0]}x{size[1]} f64 w=motion").data().w[0, 0]
+    w = Case.parse(f"i9x9 k{size[0]}x{size[1]} f64 w=motion").data().second[0, 0]
     assert np.count_nonzero(w) == max(size)
     assert w.sum() == pytest.approx(1)
     assert w[0, 0] == w[-1, -1] == pytest.approx(1 / max(size))
@@ -206,11 +207,11 @@ def test_files(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", values)
     np.save(tmp_path / "w.npy", weights)
     data = Case.parse(f"i6x7 k3 f64 x=@{tmp_path}/x.npy w=@{tmp_path}/w.npy").data()
-    np.testing.assert_array_equal(data.x[0, 0], values)
-    np.testing.assert_array_equal(data.w, weights)
+    np.testing.assert_array_equal(data.first[0, 0], values)
+    np.testing.assert_array_equal(data.second, weights)
     pixels = rng.integers(0, 256, (6, 7, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    colour = Case.parse(f"c3 i6x7 k3 f64 x=@{tmp_path}/x.png").data().x
+    colour = Case.parse(f"c3 i6x7 k3 f64 x=@{tmp_path}/x.png").data().first
     np.testing.assert_array_equal(colour[0], np.moveaxis(pixels, -1, 0) / 255)
 
 
@@ -252,13 +253,29 @@ def test_files_whose_values_do_not_survive(tmp_path: Path, name: str, values: ob
 @pytest.mark.filterwarnings("error")
 def test_files_may_hold_some_values_that_are_not_finite(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([1.0, np.nan, -np.inf, 1e-300]))
-    x = Case.parse(f"i4 k3 f32 x=@{tmp_path}/a.npy").data().x
+    x = Case.parse(f"i4 k3 f32 x=@{tmp_path}/a.npy").data().first
     np.testing.assert_array_equal(x[0, 0], np.array([1, np.nan, -np.inf, 0], np.float32))
 
 
-def test_data_are_made_for_the_forward_operation_only() -> None:
-    with pytest.raises(UnsupportedSpec, match="input_grad"):
-        Case.parse("op=input_grad i8 k3").data()
+def test_gradients_have_data_of_their_own_shapes() -> None:
+    for line, names in (("op=input_grad i8 k3", "gw"), ("op=weight_grad n2 i8 k3 bias=channel", "xg")):
+        case = Case.parse(line)
+        data = case.data()
+        assert "".join(case.spec.operand_names) == names
+        assert (data.first.shape, data.second.shape) == case.spec.operand_shapes
+        assert data.bias is None
+    shared = Case.parse("i8 k3 w=gaussian").data().second
+    np.testing.assert_array_equal(Case.parse("op=input_grad i8 k3 w=gaussian").data().second, shared)
+
+
+def test_tokens_of_operands_that_an_operation_has_not_are_refused() -> None:
+    with pytest.raises(SpecError, match="has no place in op=input_grad, which takes g and w"):
+        Case.parse("op=input_grad i8x8 k3 x=photo")
+    with pytest.raises(SpecError, match="has no place in op=weight_grad"):
+        Case.parse("op=weight_grad i8x8 k3 w=gaussian")
+
+
+def test_there_is_no_bfloat16_in_numpy() -> None:
     with pytest.raises(SpecError, match="bfloat16"):
         Case.parse("i8 k3 bf16").data()
 

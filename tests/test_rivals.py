@@ -1,4 +1,4 @@
-"""The rivals: threads held and restored, memory shared, what SciPy would quietly change refused, libraries missing."""
+"""The rivals: threads held and restored, memory shared, as much of the family as they have, what they would change."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 
 import convbench as cb
 from convbench import backend, oracle
+from convbench.backend import second_operand
 from convbench.backends._planes import Frame
 from convbench.threads import Pool
 
@@ -30,6 +31,37 @@ def operands(spec: cb.ConvSpec, seed: int = 0) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
     x, w = (rng.standard_normal(shape).astype(spec.dtype) for shape in (spec.input_shape, spec.weight_shape))
     return x, w
+
+
+def whole_numbers(spec: cb.ConvSpec, seed: int = 0) -> tuple[Any, Any, Any]:
+    """Small integers as operands and bias, in the order of the spec's layout."""
+    rng = np.random.default_rng(seed)
+
+    def draw(shape: tuple[int, ...]) -> Any:
+        low = 0 if spec.dtype.startswith("u") else -4
+        values = rng.integers(low, 5, shape)
+        values = values + 1j * rng.integers(low, 5, shape) if "complex" in spec.dtype else values
+        if spec.layout == "channels_last" and len(shape) == 2 + spec.ndim:
+            values = np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)
+        return values.astype(spec.dtype)
+
+    bias = None if spec.bias_shape is None else draw(spec.bias_shape)
+    return (*map(draw, spec.operand_shapes), bias)
+
+
+def require_exact(name: str, line: str, threads: int = 1) -> Any:
+    """The backend's result, equal to the oracle's in value, shape and dtype; skip if its library is missing."""
+    spec, chosen = cb.ConvSpec.parse(line), cb.get_backend(name)
+    missing = chosen.unavailable()
+    if missing is not None:
+        pytest.skip(missing)
+    first, second, bias = whole_numbers(spec)
+    plan = chosen.plan(spec, threads=threads)
+    result = plan(first, second_operand(plan, second), bias)
+    assert result.dtype == np.dtype(spec.result_dtype)
+    exact = np.rint(result) if not chosen.error_bound(spec).exact_on_integers else result
+    np.testing.assert_array_equal(exact, oracle.conv(spec, first, second, bias))
+    return result
 
 
 def rank_one(spec: cb.ConvSpec) -> Any:
@@ -219,7 +251,7 @@ def test_numba_compiles_without_a_folder_for_its_cache(monkeypatch: pytest.Monke
 
     names = ("int64", "prange", "types")
     monkeypatch.setattr(module, "_library", lambda: SimpleNamespace(njit=njit, **{n: getattr(numba, n) for n in names}))
-    assert module._compiled.__wrapped__("float32") == "compiled"
+    assert module._compiled.__wrapped__("float32", "float32") == "compiled"
     assert asked == [True, False]
 
 
@@ -280,6 +312,272 @@ def test_torch_keeps_the_bound_of_its_complex_products(name: str, dtype: str) ->
     plan = cb.plan(spec, backend=name, threads=2)
     verdict = oracle.Truth(spec, x, w).judge(plan(x, plan.prepare(w)), cb.get_backend(name).error_bound(spec))
     assert verdict.ok, verdict.message
+
+
+# -- the whole family -----------------------------------------------------------------------------
+
+GEOMETRIES = (
+    "n2 c3 o4 i9x8 k3x2 p1",
+    "n2 c4 o6 i11x9 k3 s2x1 p0:1x2 g2 flip",
+    "c2 o2 i9x8 k3x2 p-2:1x0:-3",
+    "n3 c2 o2 i4x5 k3x2 p-6:9x1",
+    "n2 c2 o3 i17 k4 s3 p2:1 d2",
+    "c4 o4 i6x5x7 k2x3x2 s1x2x2 p1x0x1:0 g4",
+    "n0 c2 o2 i6x5 k3",
+    "n2 c5 o3 i6x7 k1",
+    "c16 o16 i24x25 k5 p2 g2",
+)
+
+
+@pytest.mark.parametrize("op", cb.spec.OPS)
+@pytest.mark.parametrize("dtype", ["f32", "f64", "complex128"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("name", TORCH)
+def test_torchs_operations_and_gradients(name: str, geometry: str, dtype: str, op: str) -> None:
+    line = f"op={op} {geometry} {dtype}"
+    if name == "torch-channels-last" and "x" not in geometry.split("i")[1].split()[0]:
+        assert str(cb.get_backend(name).why_not(cb.ConvSpec.parse(line))).startswith("axes: 1 given")
+    else:
+        require_exact(name, line)
+
+
+@pytest.mark.parametrize("op", cb.spec.OPS)
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_jaxs_operations_and_gradients(geometry: str, dtype: str, op: str) -> None:
+    """where the convolution itself is to crop, as in two of these, JAX 0.10.2 gives a wrong weight gradient."""
+    require_exact("jax", f"op={op} {geometry} {dtype}")
+
+
+@pytest.mark.parametrize("op", cb.spec.OPS)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n2 c3 o4 i6x5 k3x2 tunshared f32",
+        "n2 c2 o3 i7x6 k2x3 s2x1 p0:1x1:2 d1x2 flip tunshared f64",
+        "c2 o2 i9 k3 s2 p1 tunshared layout=channels_last f32",
+        "n2 c2 o3 i4x5x3 k2 tunshared complex64",
+        "n2 c2 o2 i5x6 k3x2 p2 boundary=reflect tunshared layout=channels_last f64",
+        "n2 c3 o2 i6x5 k3x2 p1 tunshared f16",
+    ],
+)
+def test_jaxs_locally_connected_layers(line: str, op: str) -> None:
+    require_exact("jax", f"op={op} {line}")
+
+
+@pytest.mark.parametrize("bias", ["channel", "location", "tile"])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_jaxs_biases(layout: str, bias: str) -> None:
+    tile = "tunshared" if bias == "tile" else ""
+    require_exact("jax", f"n2 c3 o4 i6x5 k3x2 p1 {tile} bias={bias} layout={layout} f32")
+
+
+@pytest.mark.parametrize("op", cb.spec.OPS)
+@pytest.mark.parametrize("boundary", ["circular", "reflect", "replicate"])
+@pytest.mark.parametrize(
+    "geometry", ["i6x7 k3x2 p2:1x0:3", "i6 k3 s2 p5", "i6x5x7 k2 p1x0:2x4:-3", "i8x9 k4x3 p-1:4x3:-2"]
+)
+@pytest.mark.parametrize("name", ["torch", "torch-channels-last", "torch-padded-first", "torch-prepacked", "jax"])
+def test_boundaries_and_their_adjoints(name: str, geometry: str, boundary: str, op: str) -> None:
+    spec = cb.ConvSpec.parse(f"op={op} n2 c4 o2 g2 {geometry} boundary={boundary} f32")
+    reason = cb.get_backend(name).why_not(spec)
+    if reason is not None and reason.startswith(("op: ", "axes: ")):
+        pytest.skip(reason)
+    require_exact(name, str(spec))
+
+
+@pytest.mark.parametrize("op", cb.spec.OPS)
+@pytest.mark.parametrize("axes", ["i9x8 k3", "i5x6x7 k3"])
+@pytest.mark.parametrize("dtype", ["f32", "f64", "complex64"])
+@pytest.mark.parametrize("name", [*TORCH, "jax"])
+def test_channels_last_comes_and_goes_in_that_order(name: str, dtype: str, axes: str, op: str) -> None:
+    result = require_exact(name, f"op={op} n2 c3 o5 {axes} p1 layout=channels_last {dtype}")
+    if op != "weight_grad":
+        assert np.moveaxis(result, 1, -1).flags.c_contiguous
+
+
+@pytest.mark.parametrize("op", cb.spec.OPS)
+@pytest.mark.parametrize("line", ["n9 c4 o5 i12x11 k3 p1 bias=channel", "n2 c2 o3 i9x8 k5 p4 boundary=replicate"])
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_half_precision_is_summed_in_float32_or_refused(name: str, line: str, op: str) -> None:
+    spec, chosen = cb.ConvSpec.parse(f"op={op} {line} f16"), cb.get_backend(name)
+    if chosen.unavailable() is not None:
+        pytest.skip(str(chosen.unavailable()))
+    if name == "torch" and op != "forward":
+        assert str(chosen.why_not(spec)).startswith("dtype: float16 given, in which PyTorch adds up gradients")
+        return
+    rng = np.random.default_rng(0)
+    first, second = (rng.random(shape).astype("f2") for shape in spec.operand_shapes)
+    bias = None if spec.bias_shape is None else rng.random(spec.bias_shape).astype("f2")
+    plan = chosen.plan(spec, threads=1)
+    result = plan(first, second_operand(plan, second), bias)
+    verdict = oracle.Truth(spec, first, second, bias).judge(result, chosen.error_bound(spec))
+    assert plan.accumulate_dtype == "float32"
+    assert verdict.ok, verdict.message
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64"])
+@pytest.mark.parametrize(
+    "name",
+    [*TORCH, "jax", "numba", "scipy-direct", "numpy-convolve", "scipy-ndimage", "opencv"],
+)  # fmt: skip
+def test_integers_are_exact_or_refused(name: str, dtype: str) -> None:
+    """beyond the type's own range, too: a sum of products of 127 is no int8."""
+    size = "i20 k3 p1" if name == "numpy-convolve" else "i20x9 k3 p1"
+    spec = cb.ConvSpec.parse(f"n2 c3 o2 {size} bias=channel {dtype}")
+    chosen = cb.get_backend(name)
+    if chosen.unavailable() is not None:
+        pytest.skip(str(chosen.unavailable()))
+    reason = chosen.why_not(spec)
+    if name in ("opencv", "scipy-ndimage") and dtype in ("int8", "int32", "int64") and reason is not None:
+        assert reason.startswith("dtype: ")
+        return
+    assert reason is None
+    largest = min(np.iinfo(dtype).max, 2**20)
+    x, w = np.full(spec.input_shape, largest, dtype), np.full(spec.weight_shape, largest, dtype)
+    x[0, 0, 3], bias = 1, np.full(spec.bias_shape or (), largest, dtype)
+    plan = chosen.plan(spec, threads=1)
+    np.testing.assert_array_equal(plan(x, plan.prepare(w), bias), oracle.conv(spec, x, w, bias))
+
+
+@pytest.mark.parametrize("kernel", [3, 9, 15])
+@pytest.mark.parametrize("boundary", ["zero", "reflect", "replicate"])
+def test_opencvs_images_of_bytes(kernel: int, boundary: str) -> None:
+    """sums in float32, in float64, and by a DFT whose errors are rounded away."""
+    pytest.importorskip("cv2")
+    spec = cb.ConvSpec.parse(f"c3 o3 g3 i40x37 k{kernel} psame boundary={boundary} uint8")
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(0, 256, shape).astype("u1") for shape in spec.operand_shapes)
+    plan = cb.plan(spec, backend="opencv")
+    assert plan.accumulate_dtype == ("float32" if kernel == 3 else "float64")
+    np.testing.assert_array_equal(plan(x, plan.prepare(w)), oracle.conv(spec, x, w))
+
+
+@pytest.mark.parametrize("line", ["c2 o2 i7x8 k3x5 psame", "i7x8 k4x3 pfull flip", "i5x6 k5x3 p4x2 complex64"])
+def test_scipys_wrapped_boundary(line: str) -> None:
+    require_exact("scipy-direct", f"{line} boundary=circular")
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize(
+    "name", ["scipy-direct", "scipy-fft", "scipy-oa", "scipy-ndimage", "numpy-convolve", "numba"]
+)  # fmt: skip
+def test_complex_kernels_are_not_conjugated(name: str, dtype: str) -> None:
+    for padding in ("valid", "1", "full", "0:3"):
+        word = f"p{padding}" if padding != "valid" else ""
+        require_exact(name, f"n2 c2 o3 i30 k3 {word} {dtype}")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "reason"),
+    [
+        ("torch", "op=input_grad i9 k3 int32", "dtype: int32 given, PyTorch has gradients of floating-point"),
+        ("torch", "i9 k3 uint16", "dtype: uint16 given, only"),
+        ("torch", "i4x9 k3 p4x1 boundary=reflect", "boundary: reflect padding of 4 given, F.pad takes up to 3"),
+        (
+            "torch",
+            "op=weight_grad i4 k9 p5 boundary=circular",
+            "boundary: circular padding of 5 given, F.pad takes up to 4",
+        ),
+        ("torch", "i9 k3 layout=channels_last", "layout: channels_last given, PyTorch has it along 2 and 3 axes only"),
+        ("torch", "i9 k3 t2", "tile: "),
+        ("torch-prepacked", "op=input_grad i9x9 k3", "op: input_grad given, only forward is done"),
+        ("jax", "i9 k3 t2", "tile: 2 given, only unshared weights are done"),
+        ("jax", "c2 o2 g2 i9 k3 tunshared", "groups: 2 given, only 1 is done with unshared weights"),
+        ("jax", "i9 k3 tunshared int8", None),
+        ("jax", "op=weight_grad i9 k3 int8", "dtype: int8 given, JAX has gradients of floating-point"),
+        ("scipy-direct", "i9 k3 psame boundary=circular", "boundary: circular given along 1 axes"),
+        ("scipy-direct", "i9x9 k3 p2 s1 boundary=circular", None),
+        ("scipy-direct", "i9x9 k3 p0:1x1 boundary=circular", "boundary: circular given, SciPy has it with the padding"),
+        (
+            "scipy-direct",
+            "i2x9 k3 pfull boundary=circular",
+            "boundary: circular given, SciPy wraps a kernel around once",
+        ),
+        ("scipy-ndimage", "i9 k3 int32", "dtype: int32 given, whose sums may leave the 53 bits"),
+        ("opencv", "i9 k3 boundary=circular", "boundary: circular given, only"),
+        ("scipy-fft", "op=input_grad i9 k3", "op: input_grad given, only forward is done"),
+    ],
+)
+def test_what_a_rival_does_not_do_is_refused_in_due_form(name: str, line: str, reason: str | None) -> None:
+    chosen, spec = cb.get_backend(name), cb.ConvSpec.parse(line)
+    if chosen.unavailable() is not None:
+        pytest.skip(str(chosen.unavailable()))
+    given = chosen.why_not(spec)
+    if reason is None or given is None:
+        assert given is reason
+        return
+    assert given.startswith(reason)
+    with pytest.raises(cb.UnsupportedSpec, match=f"{name}: {reason.partition(':')[0]}: "):
+        chosen.plan(spec)
+
+
+# -- jax ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's list of threads")
+def test_jax_has_a_pool_for_each_number_of_threads() -> None:
+    """whatever JAX has started before, and without a trace in the environment."""
+    pytest.importorskip("jax")
+    program = """
+    import os
+    from pathlib import Path
+    import jax
+    jax.numpy.ones(3) + 1  # JAX's own client
+    import convbench as cb
+
+    def workers():
+        return sum("XLAEigen" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+
+    before = workers()
+    for threads in (1, 3, 2, 3):
+        cb.plan("c2 o2 i9x8 k3 f32", backend="jax", threads=threads)
+        print(workers() - before, os.environ.get("NPROC"))
+        before = workers()
+    """
+    environment = {**os.environ, "NPROC": "1"}
+    program = textwrap.dedent(program)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:4] == ["1 1", "3 1", "2 1", "0 1"]
+
+
+def test_jax_compiles_once_a_spec_and_leaves_its_32_bit_default() -> None:
+    jax = pytest.importorskip("jax")
+    module = importlib.import_module("convbench.backends.jax")
+    line = "i13 k3 f64"
+    first = cb.plan(line, backend="jax", threads=1)
+    misses = module._program.cache_info().misses
+    again = cb.plan(line, backend="jax", threads=1)
+    assert module._program.cache_info().misses == misses
+    y = again(np.ones((1, 1, 13)), first.prepare(np.ones((1, 1, 3))))
+    assert y.dtype == np.float64
+    assert not jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_jaxs_results_may_be_written_and_stay(layout: str) -> None:
+    """they are views of XLA's memory, which nobody else has."""
+    pytest.importorskip("jax")
+    plan = cb.plan(f"n2 c3 o4 i20x30 k3 layout={layout} f32", backend="jax", threads=2)
+    first, second, _ = whole_numbers(plan.spec)
+    weights = plan.prepare(second)
+    kept = plan(first, weights)
+    copy = kept.copy()
+    others = [plan(first + i, weights) for i in range(5)]
+    np.testing.assert_array_equal(kept, copy)
+    kept += 1
+    np.testing.assert_array_equal(plan(first, weights), copy)
+    assert len({y.__array_interface__["data"][0] for y in (kept, *others)}) == 6
+
+
+def test_jax_counts_the_columns_of_unshared_weights() -> None:
+    """workspace and FLOPs are XLA's own figures: columns are C·∏K times the outputs."""
+    pytest.importorskip("jax")
+    spec = cb.ConvSpec.parse("c8 o8 i32x32 k3 p1 tunshared f32")
+    plan = cb.plan(spec, backend="jax", threads=1)
+    assert plan.workspace_bytes > 8 * 9 * 32 * 32 * 4
+    assert plan.flops > 1.5 * spec.flops
 
 
 # -- planes ---------------------------------------------------------------------------------------
@@ -369,13 +667,14 @@ def test_opencvs_transforms_keep_their_bound(line: str, ipp: bool) -> None:
         ("cv2", "opencv-python-headless", ("opencv", "opencv-sep")),
         ("numba", "numba", ("numba",)),
         ("scipy", "scipy", ("scipy-ndimage",)),
+        ("jax", "jax", ("jax",)),
     ],
 )
 def test_a_missing_library_is_named_with_its_command(
     module: str, distribution: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    backend._import_problem.cache_clear()
+    backend.import_problem.cache_clear()
     try:
         for name in names:
             reason = cb.get_backend(name).unavailable()
@@ -383,4 +682,4 @@ def test_a_missing_library_is_named_with_its_command(
             with pytest.raises(cb.BackendUnavailable, match=f"pip install {distribution}"):
                 cb.plan(LINE, backend=name)
     finally:
-        backend._import_problem.cache_clear()
+        backend.import_problem.cache_clear()

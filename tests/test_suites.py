@@ -11,7 +11,10 @@ import pytest
 
 from convbench.bench import Case, benchmark, list_suites, load_suite
 from convbench.bench.statistics import summarise, totals
+from convbench.geometry import BOUNDARIES
+from convbench.refusals import NUMPY_DTYPES
 from convbench.report.layout import layout_of
+from convbench.spec import ConvSpec
 
 FIELD = ("cnn-layers", "filters", "audio-1d", "volume-3d", "large-kernel")
 MEMORY_BYTES = 256 * 2**20  # operands and result of one case
@@ -31,6 +34,8 @@ def members(suite: str, group: str) -> list[Case]:
         ("large-kernel", "RepLKNet-31B", 4, 24, 2.443),
         ("large-kernel", "ConvNeXt-T", 4, 18, 0.105),
         ("volume-3d", "3D-UNet", 8, 8, 6.382),
+        ("depthwise", "MobileNet v1", 9, 13, 0.017),
+        ("transposed", "U-Net", 4, 4, 1.408),
     ],
 )
 def test_networks_have_as_many_layers_and_macs_as_published(
@@ -98,15 +103,56 @@ def test_the_other_suites_reach_where_they_should() -> None:
     assert {case.spec.kernel_size[0] for case in large if case.spec.groups > 1} == {7, 13, 27, 29, 31}
 
 
-@pytest.mark.parametrize("name", FIELD)
+VARIANTS = ("gradients", "variants", "boundaries", "transposed", "depthwise", "dtypes")
+
+
+def test_every_layer_of_gradients_has_all_three_operations() -> None:
+    groups: defaultdict[str, list[ConvSpec]] = defaultdict(list)
+    for case in load_suite("gradients").cases:
+        groups[case.group].append(case.spec)
+    assert len(groups) == 10
+    for layers in groups.values():
+        assert [spec.op for spec in layers] == ["forward", "input_grad", "weight_grad"]
+        assert len({spec.replace(op="forward") for spec in layers}) == 1
+        assert len({spec.macs for spec in layers}) == 1
+
+
+def test_variants_do_equal_work_with_ever_more_weights() -> None:
+    groups: defaultdict[str, list[ConvSpec]] = defaultdict(list)
+    for case in load_suite("variants").cases:
+        groups[case.group].append(case.spec)
+    for layers in groups.values():
+        assert layers[0].tile is None
+        assert layers[-1].tile == layers[-1].output_size
+        assert len({spec.macs for spec in layers}) == 1
+        weights = [prod(spec.weight_shape) for spec in layers]
+        assert weights == sorted(set(weights))
+
+
+def test_boundaries_and_dtypes_are_all_there() -> None:
+    assert {case.spec.boundary for case in load_suite("boundaries").cases} == set(BOUNDARIES)
+    for group in ("image filter", "layer"):
+        dtypes = {case.spec.dtype for case in members("dtypes", group)}
+        assert dtypes == set(NUMPY_DTYPES) - {"uint16", "uint32", "uint64"}
+
+
+def test_transposed_layers_enlarge() -> None:
+    for case in load_suite("transposed").cases:
+        assert case.spec.op == "input_grad"
+        assert all(size >= 2 * out for size, out in zip(case.spec.input_size, case.spec.output_size, strict=True))
+        exact = zip(case.spec.input_size, case.spec.output_size, case.spec.stride, strict=True)
+        assert all(size == out * stride for size, out, stride in exact)  # no sample is left over
+
+
+@pytest.mark.parametrize("name", FIELD + VARIANTS)
 def test_every_case_can_be_made_within_memory(name: str) -> None:
     for case in load_suite(name).cases:
         assert case.spec.bytes_min <= MEMORY_BYTES
         data = case.data()
-        assert data.nbytes == (prod(case.spec.input_shape) + prod(case.spec.weight_shape)) * case.spec.itemsize
-        assert np.isfinite(data.x).all()
-        assert np.isfinite(data.w).all()
-        assert np.count_nonzero(data.w)
+        assert data.nbytes == sum(map(prod, case.spec.operand_shapes)) * case.spec.itemsize
+        assert np.isfinite(data.first).all()
+        assert np.isfinite(data.second).all()
+        assert np.count_nonzero(data.second)
 
 
 def test_all_of_them_take_half_an_hour_or_so() -> None:

@@ -13,11 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbench import ConvSpec, get_backend, oracle
+from convbench import AlgorithmBackend, ConvSpec, get_backend, oracle
 from convbench.algorithms import fft_tiled, winograd
-from convbench.algorithms.tiling import Tiling, cheapest_tiling, lowered_taps, reach_of
-from convbench.arrays import numpy_namespace
+from convbench.algorithms import tiling as tiling_module
+from convbench.algorithms.tiling import Tiling, cheapest_tiling, does_itself, lowered_taps, reach_of
+from convbench.backend import second_operand
 from convbench.checks.specs import random_spec
+from convbench.geometry import BOUNDARIES
+from convbench.memory import measure_workspace, slack_bytes
+from convbench.refusals import WHOLE_FAMILY
 
 #: Every F(m, r) that can be chosen.
 FILTERS = [(t + 1 - r, r) for t in (4, 6, 8) for r in range(2, 8) if t + 1 - r >= 2]
@@ -61,23 +65,87 @@ def test_integers_come_out_bit_for_bit_in_float64(outputs: int, taps: int, monke
     np.testing.assert_array_equal(y, oracle.conv(spec.replace(dtype="int64"), x, w))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_tiles_of_any_size_give_the_definition(seed: int, data: st.DataObject) -> None:
-    """Strides, dilations, groups, padding, last tiles that reach beyond the input: integers come out exact."""
+    """Strides, dilations, groups, boundaries, last tiles that reach beyond the input: integers come out exact."""
     rng = np.random.default_rng(seed)
     spec = random_spec(rng, max_macs=20_000, common=True).replace(dtype="float64", bias="none")
+    op = data.draw(st.sampled_from(("forward", "weight_grad")))
+    spec = spec.replace(op=op, boundary=data.draw(st.sampled_from(BOUNDARIES)))
     taps = lowered_taps(spec)
     outputs = tuple(1 if r == 1 else data.draw(st.integers(1, 9)) for r in taps)
     tiling = Tiling(outputs, tuple(m + r - 1 for m, r in zip(outputs, taps, strict=True)))
-    x, w = (rng.integers(-4, 5, shape) for shape in (spec.input_shape, spec.weight_shape))
-    expected = oracle.conv(spec.replace(dtype="int64"), x, w)
+    first, second = (rng.integers(-4, 5, shape) for shape in spec.operand_shapes)
+    expected = oracle.conv(spec.replace(dtype="int64"), first, second)
 
+    backend = AlgorithmBackend(name="tiles", algorithm=fft_tiled.TiledFFT, native=does_itself, limits=WHOLE_FAMILY)
     with patch.object(fft_tiled, "choose_tiling", lambda spec: tiling):
-        algorithm = fft_tiled.TiledFFT(numpy_namespace(), spec, 2)
-    y = np.full(spec.output_shape, np.nan)
-    algorithm.run(x.astype("f8"), algorithm.prepare(w.astype("f8"))[0], None, y)
-    np.testing.assert_array_equal(np.rint(y), expected)
+        plan = backend.plan(spec, threads=2)
+    first, second = first.astype("f8"), second.astype("f8")
+    out = np.full(spec.result_shape, np.nan)
+    plan(first, second_operand(plan, second), out=out)
+    np.testing.assert_array_equal(np.rint(out), expected)
+
+
+@pytest.mark.parametrize(("outputs", "taps"), FILTERS)
+def test_weight_gradient_of_minimal_filtering_is_exact_in_fractions(outputs: int, taps: int) -> None:
+    """∂J/∂w_k = Σ_i x_{i+k} g_i by the same matrices, transposed."""
+    f = winograd.transforms(outputs, taps, "float32")
+    samples = outputs + taps - 1
+    for j, i in product(range(samples), range(outputs)):
+        values = [b[j] * a[i] for b, a in zip(f.b, f.a, strict=True)]
+        dw = [sum(g[k] * v for g, v in zip(f.g, values, strict=True)) / f.scale for k in range(taps)]
+        assert dw == [Fraction(int(i + k == j)) for k in range(taps)]
+
+
+@pytest.mark.parametrize(
+    "line", ["n3 c5 o4 i40x37 k3 p1 g1 f32", "c4 o2 i90 k5 s2 p2 g2 complex64", "n2 i70x50 k5 f32"]
+)
+@pytest.mark.parametrize("name", ["fft-tiled", "winograd-numpy"])
+def test_threads_sum_a_weight_gradient_in_a_fixed_order(name: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with a sum of its own, or sharing the frequencies of one: right, and the same bits every time."""
+    backend = get_backend(name)
+    if backend.unavailable():
+        pytest.skip(f"{name}: {backend.unavailable()}")
+    spec = ConvSpec.parse(line).replace(op="weight_grad")
+    rng = np.random.default_rng(0)
+    x, g = (rng.integers(-3, 4, shape).astype(spec.dtype) for shape in spec.operand_shapes)
+    truth = oracle.Truth(spec, x, g)
+    monkeypatch.setattr(tiling_module, "_CACHE_BYTES", 2**12)  # several blocks
+    monkeypatch.setattr(tiling_module.TileCost, "least_tiles", 1)
+    for own in (tiling_module._OWN_SUMS_BYTES, 0):
+        monkeypatch.setattr(tiling_module, "_OWN_SUMS_BYTES", own)
+        for threads in (1, 2, 3):
+            plan = backend.plan(spec, threads=threads)
+            found = [plan(x, g) for _ in range(5)]
+            assert all(np.array_equal(found[0], other) for other in found)
+            assert truth.judge(found[0], backend.error_bound(spec)).ok
+
+
+@pytest.mark.parametrize("name", ["fft", "fft-pocketfft", "fft-tiled", "winograd-numpy"])
+@pytest.mark.parametrize("line", ["n4 c8 o8 i64x64 k5 psame f32", "n2 c6 o4 i40x60 k5 s2 p2 g2 complex64"])
+@pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
+def test_gradients_take_the_memory_that_they_declare(name: str, line: str, op: str) -> None:
+    """g may be as large as the input: it is never copied but into the transforms' buffers."""
+    backend, spec = get_backend(name), ConvSpec.parse(line).replace(op=op)
+    if backend.why_not(spec):
+        pytest.skip(f"{name}: {backend.why_not(spec)}")
+    first, second = (np.ones(shape, spec.dtype) for shape in spec.operand_shapes)
+    for threads in (1, 2):
+        used, _ = measure_workspace(backend, spec, first, second, threads=threads)
+        assert used <= backend.plan(spec, threads=threads).workspace_bytes + slack_bytes(spec, threads)
+
+
+def test_tiled_weight_gradient_costs_what_the_forward_operation_does() -> None:
+    """One transform back of the sum, not one a tile."""
+    pytest.importorskip("pyfftw")
+    for line in ("n8 c16 o16 i64x64 k9 psame f32", "i1000000 k1025 psame f32", "n4 c16 o32 i64x64 k5 s2 p2 f32"):
+        spec = ConvSpec.parse(line)
+        forward, gradient = (
+            get_backend("fft-tiled").plan(spec.replace(op=op), threads=1) for op in ("forward", "weight_grad")
+        )
+        assert gradient.flops <= 1.1 * forward.flops
 
 
 @pytest.mark.parametrize(
@@ -122,7 +190,7 @@ def test_an_error_stays_in_its_tile() -> None:
     x[..., 2000:] *= 1e-6
     x, w = x.astype("f4"), rng.standard_normal(spec.weight_shape).astype("f4")
     truth = oracle.Truth(spec, x, w)
-    reach = reach_of(spec, fft_tiled.choose_tiling(spec))[0]
+    reach, *_ = reach_of(spec, fft_tiled.choose_tiling(spec)) or ()
     quiet = slice(2000 + reach, None)
     errors = {}
     for name in ("fft", "fft-tiled"):
@@ -138,7 +206,8 @@ def test_an_error_stays_in_its_tile() -> None:
     [
         ("i40 k9 f32", "kernel size: 9 given, at most 7 taps"),
         ("i40x40 k1 f32", "one tap along every axis"),
-        ("i40x40 k3 complex64", "dtype: "),
+        ("i40x40 k3 int8", "dtype: "),
+        ("op=input_grad i40x40 k9 f32", "kernel size: 9x9 given, at most 7 taps"),
         ("i9x9x9x9 k3 f32", "axes: "),
     ],
 )

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import fft
 from strategies import gaussian, integers, specs
 
 from convbench import ConvSpec, bounds, reference
+from convbench.geometry import boundary_index
 from convbench.oracle import Truth, Verdict
+from convbench.spec import OPS
 
 SPEC = ConvSpec.parse("n2 c3 o4 i9x8 k3x2 p1:0x0:1 bias=channel f32")
 
@@ -26,9 +29,10 @@ def right_answer(spec: ConvSpec = SPEC) -> tuple[Any, NDArray[Any]]:
     return data, reference.conv(spec, *data)
 
 
+@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
-def test_the_definition_passes(dtype: str) -> None:
-    spec = SPEC.replace(dtype=dtype)
+def test_the_definition_passes(dtype: str, op: str) -> None:
+    spec = SPEC.replace(dtype=dtype, op=op)
     data, y = right_answer(spec)
     verdict = judge(spec, data, y)
     assert verdict.ok
@@ -55,9 +59,9 @@ def test_another_order_of_summation_passes() -> None:
     assert 0 < verdict.error_max_eps < verdict.bound_max_eps
 
 
-@settings(max_examples=100)
-@given(specs(ops=("forward",), dtypes=("float32", "float64", "complex64", "int8"), max_macs=2000), st.data())
-def test_one_wrong_output_anywhere_fails(spec: ConvSpec, draw: st.DataObject) -> None:
+@settings(max_examples=200)
+@given(specs(dtypes=("float16", "float32", "float64", "complex64", "int8", "uint8"), max_macs=2000), st.data())
+def test_one_wrong_element_anywhere_fails(spec: ConvSpec, draw: st.DataObject) -> None:
     data = integers(spec)
     y = reference.conv(spec, *data)
     if y.size == 0:
@@ -67,7 +71,8 @@ def test_one_wrong_output_anywhere_fails(spec: ConvSpec, draw: st.DataObject) ->
     y[where] += 1
     verdict = judge(spec, data, y)
     assert not verdict.ok
-    assert f"1 of {y.size} outputs" in verdict.message
+    names = {"forward": "outputs", "input_grad": "elements of ∂J/∂x", "weight_grad": "elements of ∂J/∂w"}
+    assert f"1 of {y.size} {names[spec.op]} are wrong" in verdict.message
     assert f"[{', '.join(map(str, where))}]" in verdict.message
     assert "\n" not in verdict.message
 
@@ -128,12 +133,13 @@ def test_shape_and_dtype_are_part_of_the_answer(change: Any, part: str) -> None:
     assert part in verdict.message
 
 
-def test_integers_must_be_exact() -> None:
-    spec = ConvSpec.parse("i9 k3 int64")
+@pytest.mark.parametrize("op", OPS)
+def test_integers_must_be_exact(op: str) -> None:
+    spec = ConvSpec.parse(f"op={op} i9 k3 int64")
     data = integers(spec, largest=2**29)
     y = reference.conv(spec, *data)
     assert judge(spec, data, y).ok
-    y[0, 0, 3] += 1  # one part in 10¹⁷
+    y[0, 0, 1] += 1  # one part in 10¹⁷
     verdict = judge(spec, data, y)
     assert not verdict.ok
     assert "error 1 where 0 is allowed" in verdict.message
@@ -187,7 +193,48 @@ def test_gradual_underflow_is_forgiven() -> None:
     assert judge(spec, (x, w), y).ok
 
 
-@settings(max_examples=60)
+def test_half_precision_allows_one_rounding_of_the_sum() -> None:
+    """A sum of 2048 in float16 may be off by half of 2, not by 2: that would be sums in float16."""
+    for op in OPS:
+        spec = ConvSpec.parse(f"op={op} i1 k1 f16")
+        data = [np.full((1, 1, 1), value, np.float16) for value in (1024, 2)]
+        right = reference.conv(spec, *data)
+        assert right.item() == 2048
+        assert judge(spec, data, right).ok
+        assert not judge(spec, data, right + np.float16(4)).ok
+    long = ConvSpec.parse("op=weight_grad i4096 k1 f16")
+    x, g = np.full((1, 1, 4096), 1, np.float16), np.full((1, 1, 4096), 1, np.float16)
+    narrow = np.add.accumulate(x[0, 0], dtype=np.float16)[-1].reshape(1, 1, 1)
+    assert narrow.item() == 2048  # where 1 is no longer added
+    assert not judge(long, (x, g), narrow).ok
+    assert judge(long, (x, g), np.full((1, 1, 1), 4096, np.float16)).ok
+
+
+def test_bfloat16_is_judged_by_its_own_spacing() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    spec = SPEC.replace(dtype="bfloat16")
+    x, w, bias = (a.astype(ml_dtypes.bfloat16) for a in gaussian(SPEC) if a is not None)
+    y = reference.conv(spec, x, w, bias)
+    assert str(y.dtype) == "bfloat16"
+    assert judge(spec, (x, w, bias), y).ok
+    wrong = y.copy()
+    wrong[1, 2, 3, 4] *= 1 + 2**-4
+    assert not judge(spec, (x, w, bias), wrong).ok
+
+
+def extended(spec: ConvSpec, x: NDArray[Any]) -> NDArray[Any]:
+    """Return x between its first and last position under the kernel, and a zero for each sample that is not there."""
+    for axis in range(spec.ndim):
+        stop = (spec.output_size[axis] - 1) * spec.stride[axis] + (spec.kernel_size[axis] - 1) * spec.dilation[axis] + 1
+        size, before = spec.input_size[axis], spec.padding[axis][0]
+        sources = [boundary_index(l - before, size, spec.boundary) for l in range(stop)]
+        inside = [i for i in sources if i is not None]
+        unseen = sorted(set(range(size)) - set(inside))  # a transform may take them in all the same
+        x = x.take([*inside, *unseen], axis=2 + axis)
+    return x
+
+
+@settings(max_examples=100)
 @given(specs(ops=("forward",), dtypes=("float64", "complex128"), max_macs=2000))
 def test_normwise_scale_is_what_its_name_says(spec: ConvSpec) -> None:
     """‖w‖₂ of the output channel times ‖x‖₂ of the example's group, or of the samples under the kernel."""
@@ -195,7 +242,7 @@ def test_normwise_scale_is_what_its_name_says(spec: ConvSpec) -> None:
     x, w, _ = gaussian(spec)
     truth = Truth(spec, x, w)
     w_norm = np.array([np.linalg.norm(channel) for channel in w]).reshape(-1, *(1,) * spec.ndim)
-    groups = np.abs(x.reshape(spec.batch, spec.groups, -1)) ** 2
+    groups = np.abs(extended(spec, x).reshape(spec.batch, spec.groups, -1)) ** 2
     whole = np.repeat(np.sqrt(groups.sum(axis=-1)), spec.out_channels // spec.groups, axis=1)
     example = np.broadcast_to(truth.norms(None), spec.output_shape)
     np.testing.assert_allclose(
@@ -210,6 +257,68 @@ def test_normwise_scale_is_what_its_name_says(spec: ConvSpec) -> None:
     wider = shared.replace(kernel_size=extents, dilation=1, padding=padding)
     energy = reference.conv(wider, np.abs(x) ** 2, np.ones(wider.weight_shape, spec.dtype)).real
     np.testing.assert_allclose(truth.norms(reach), np.sqrt(energy) * w_norm)
+
+
+@settings(max_examples=100)
+@given(specs(ops=("input_grad", "weight_grad"), dtypes=("float64", "complex128"), max_macs=1500))
+def test_normwise_scale_of_gradients(spec: ConvSpec) -> None:
+    """Channel by channel, whatever the reach; each sample counts as often as its boundary shows it."""
+    spec = spec.replace(bias="none")
+    first, second, _ = gaussian(spec)
+    truth = Truth(spec, first, second)
+    np.testing.assert_array_equal(truth.norms(None), truth.norms((1,) * spec.ndim))
+    norms = np.broadcast_to(truth.norms(None), spec.result_shape)
+    inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    if spec.op == "weight_grad":
+        x, g = extended(spec, first), second
+        for o in range(spec.out_channels):
+            for c in range(inputs):
+                expected = np.linalg.norm(x[:, o // outputs * inputs + c]) * np.linalg.norm(g[:, o])
+                weights = norms[o][(..., c, *(slice(None),) * spec.ndim)]
+                np.testing.assert_allclose(weights, np.full_like(weights, expected))
+        return
+    numbers = np.arange(np.prod(spec.input_size)).reshape(1, 1, *spec.input_size)
+    times = np.bincount(extended(spec, numbers).ravel()).reshape(spec.input_size)
+    for n, c in np.ndindex(spec.batch, spec.in_channels):
+        group = slice(c // inputs * outputs, (c // inputs + 1) * outputs)
+        weights = second[group][(..., c % inputs, *(slice(None),) * spec.ndim)]
+        expected = np.linalg.norm(first[n, group]) * np.linalg.norm(weights)
+        np.testing.assert_allclose(norms[n, c], expected * times)
+
+
+@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("op", ["input_grad", "weight_grad"])
+def test_gradients_by_transform_are_within_the_bound_of_transforms(op: str, boundary: str) -> None:
+    """In float32, over the extension, with padding beyond the input."""
+    spec = ConvSpec.parse(f"op={op} n2 c2 o3 i200 k21 p210:230 boundary={boundary} f32")
+    first, second, _ = gaussian(spec)
+    points, size = 640, spec.input_size[0]
+    sources = [boundary_index(l - 210, size, boundary) for l in range(size + 440)]
+    inside = [l for l, i in enumerate(sources) if i is not None]
+    if op == "input_grad":
+        spectra = np.einsum("nof,ocf->ncf", fft.rfft(first, points), fft.rfft(second, points))
+        everywhere = fft.irfft(spectra, points)
+        result = np.zeros(spec.result_shape, np.float32)
+        for l in inside:
+            result[..., sources[l]] += everywhere[..., l]
+    else:
+        x = np.zeros((2, 2, points), np.float32)
+        x[..., inside] = first[..., [sources[l] for l in inside]]
+        spectra = np.einsum("ncf,nof->ocf", fft.rfft(x), fft.rfft(second, points).conj())
+        result = fft.irfft(spectra, points)[..., :21]
+    verdict = Truth(spec, first, second).judge(result, bounds.fft(spec, points))
+    assert verdict.ok, verdict.message
+    result[0, 0, 7] += np.float32(0.01) * np.abs(result).max()
+    assert not Truth(spec, first, second).judge(result, bounds.fft(spec, points)).ok
+
+
+def test_gradients_have_no_energy_bound() -> None:
+    """It is about outputs; a promise of it must not fail a right gradient."""
+    bound = bounds.ErrorBound(source="none", componentwise=1, energy=1e-9)
+    for op in ("input_grad", "weight_grad"):
+        spec = ConvSpec.parse(f"op={op} n2 c2 o3 i9x8 k3 p1 f32")
+        data = gaussian(spec)
+        assert Truth(spec, *data).judge(reference.conv(spec, *data), bound).ok
 
 
 @pytest.mark.parametrize("line", ["i256x256 k5 psame f32", "c4 o2 i40x40 k7 s2 psame f32", "i65536 k63 psame f32"])

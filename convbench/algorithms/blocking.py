@@ -1,7 +1,8 @@
 """Work in blocks that stay in cache: which outputs a block holds, and the padded input beneath it.
 
-The one place that knows about padding. A block reads its input in place where it lies inside, else through a
-buffer that holds just this block's halo: no padded copy of the whole input is ever made.
+The one place that knows about padding and boundaries. A block reads its input in place where it lies inside, else
+through a buffer that holds just this block's halo: no padded copy of the whole input is ever made. What is the adjoint
+of reading is here too: adding a halo's gradient to the samples that it was read from.
 """
 
 from __future__ import annotations
@@ -9,21 +10,39 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from convbench.arrays import Array, Namespace
+from convbench.geometry import Run, extension_runs
 from convbench.spec import DTYPES, ConvSpec
 from convbench.threads import parallel
 
-__all__ = ["Block", "Blocked", "Blocking", "ScratchPool", "flipped", "matmul_into", "spread_bias"]
+__all__ = ["Block", "Blocked", "Blocking", "ScratchPool", "flipped", "matmul_into", "scratch_not_kept", "spread_bias"]
 
 _KEPT_BLOCKS = 64
 _ONE_THREAD_FLOPS = 2 * 32**3
 _WORTH_A_THREAD = 2**16  # bytes touched below which a block is not split further to occupy another thread
+
+
+class Copy(NamedTuple):
+    """Samples of a halo that are read from one part of the input, in order, in reverse, or one sample by all.
+
+    Attributes
+    ----------
+    halo : index into the halo (n, g, C/g, *extent)
+    source : index into x (N, G, C/g, *input_size)
+    repeated : tuple of int
+        Axes along which one sample is read again and again.
+    """
+
+    halo: tuple[slice, ...]
+    source: tuple[slice, ...]
+    repeated: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -32,22 +51,21 @@ class Halo:
 
     Attributes
     ----------
-    region : index into x (N, G, C/g, *input_size)
-        The part that lies inside the input.
-    inside, margins : indices into the halo (n, g, C/g, *extent)
-        Where that part goes, and what is zero.
+    copies : tuple of Copy
+        What is read from the input, and where it goes.
+    zeros : indices into the halo (n, g, C/g, *extent)
+        What is zero.
     shape : tuple of int
     """
 
-    region: tuple[slice, ...]
-    inside: tuple[slice, ...]
-    margins: tuple[tuple[Any, ...], ...]
+    copies: tuple[Copy, ...]
+    zeros: tuple[tuple[Any, ...], ...]
     shape: tuple[int, ...]
 
     @property
     def padded(self) -> bool:
         """Does the block reach beyond the input?"""
-        return bool(self.margins)
+        return bool(self.zeros) or len(self.copies) != 1 or bool(self.copies[0].repeated)
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ class Blocking:
             shape.append(part * size)
             room //= part
         self.shape = tuple(reversed(shape))
-        self._copies = copy or spec.dtype != spec.result_dtype
+        self._copies = copy or spec.dtype != spec.accumulate_dtype
 
     def __len__(self) -> int:
         return prod(-(-extent // size) for extent, size in zip(self._extents, self.shape, strict=True))
@@ -150,29 +168,45 @@ class Blocking:
     @property
     def halo_elements(self) -> int:
         """Elements of the buffer that :meth:`load` needs; 0 if every block lies inside the input."""
-        spec = self.spec
         if not self._leaves_input() and not self._copies:
             return 0
+        return self.largest_halo
+
+    @property
+    def largest_halo(self) -> int:
+        """Elements of the largest block's halo."""
+        spec = self.spec
         return prod(self.shape[:2]) * (spec.in_channels // spec.groups) * prod(self.halo_size)
 
     def load(self, ns: Namespace, x: Array, block: Block, buffer: Array) -> Array:
-        """Return the input beneath ``block``, zeros where it is padding: shape (n, g, C/g, *halo).
+        """Return the input beneath ``block``, as the boundary continues it: shape (n, g, C/g, *halo).
 
         Parameters
         ----------
         x : array, shape (N, G, C/g, *input_size)
-        buffer : array of ``halo_elements``, of the result's dtype
+        buffer : array of ``halo_elements``, of the accumulation dtype
             Used if the block leaves the input or is to be copied or converted; else a view of ``x`` is returned.
         """
         halo = block.halo
-        region = x[halo.region]
         if not halo.padded and not self._copies:
-            return region
+            return x[halo.copies[0].source]
         padded = ns.reshape(buffer[: prod(halo.shape)], halo.shape)
-        for margin in halo.margins:
-            padded[margin] = 0
-        padded[halo.inside] = ns.cast(region, self.spec.result_dtype)
+        for zero in halo.zeros:
+            padded[zero] = 0
+        for copy in halo.copies:
+            ns.assign(padded[copy.halo], x[copy.source])
         return padded
+
+    def unload(self, ns: Namespace, x: Array, block: Block, halo: Array) -> None:
+        """Add a halo to the samples that it was read from: the adjoint of :meth:`load`.
+
+        Circular boundaries wrap, reflecting ones fold back, replicating ones add up at the edge.
+        """
+        for copy in block.halo.copies:
+            part = halo[copy.halo]
+            if copy.repeated:
+                part = ns.xp.sum(part, axis=copy.repeated, keepdims=True)
+            x[copy.source] += part
 
     def _leaves_input(self) -> bool:
         """May a block read beyond the input?"""
@@ -185,27 +219,31 @@ class Blocking:
 
     def _halo(self, images: slice, groups: slice, outputs: tuple[slice, ...]) -> Halo:
         spec, everything = self.spec, slice(None)
-        region, inside, extents = [], [], self._read_by([r.stop - r.start for r in outputs])
-        for axis, (part, extent) in enumerate(zip(outputs, extents, strict=True)):
-            first = part.start * spec.stride[axis] - spec.padding[axis][0]
-            low = min(max(first, 0), spec.input_size[axis])
-            high = max(min(first + extent, spec.input_size[axis]), low)
-            start = min(max(low - first, 0), extent)
-            region.append(slice(low, high))
-            inside.append(slice(start, start + high - low))
-        margins = [
-            ((everything,) * (3 + axis) + (margin, ...))
-            for axis, part in enumerate(inside)
-            for margin in (slice(0, part.start), slice(part.stop, extents[axis]))
-            if margin.start < margin.stop
+        extents = self._read_by([r.stop - r.start for r in outputs])
+        firsts = [r.start * s - a for r, s, (a, _) in zip(outputs, spec.stride, spec.padding, strict=True)]
+        axes = [
+            self._runs(axis, first, extent) for axis, (first, extent) in enumerate(zip(firsts, extents, strict=True))
         ]
         lead = (images.stop - images.start, groups.stop - groups.start, spec.in_channels // spec.groups)
-        return Halo(
-            region=(images, groups, everything, *region),
-            inside=(everything, everything, everything, *inside),
-            margins=tuple(margins),
-            shape=(*lead, *extents),
-        )
+        copies = []
+        for runs in product(*axes):
+            places = (slice(r.start - first, r.stop - first) for r, first in zip(runs, firsts, strict=True))
+            source = (images, groups, everything, *(run.samples for run in runs))
+            repeated = tuple(3 + axis for axis, run in enumerate(runs) if run.step == 0)
+            copies.append(Copy((everything,) * 3 + tuple(places), source, repeated))
+        margins: list[tuple[Any, ...]] = []
+        if spec.boundary == "zero":
+            for axis, ((inside, *_), first, extent) in enumerate(zip(axes, firsts, extents, strict=True)):
+                for margin in (slice(0, inside.start - first), slice(inside.stop - first, extent)):
+                    if margin.start < margin.stop:
+                        margins.append((*(everything,) * (3 + axis), margin, ...))
+        return Halo(tuple(copies), tuple(margins), (*lead, *extents))
+
+    def _runs(self, axis: int, first: int, extent: int) -> list[Run]:
+        """Return what a halo reads along an axis; for zeros exactly one run, empty if all of it is zero."""
+        size, boundary = self.spec.input_size[axis], self.spec.boundary
+        runs = list(extension_runs(first, first + extent, size, boundary))
+        return runs or [Run(first, first, 0, 1)]
 
 
 def flipped(ns: Namespace, spec: ConvSpec, w: Array) -> Array:
@@ -227,10 +265,10 @@ def spread_bias(ns: Namespace, spec: ConvSpec, bias: Array) -> Array:
 
 
 class GroupedBias:
-    """The bias seen as (G, O/g, *space or 1s), from which a block takes its part."""
+    """The bias seen as (G, O/g, *space or 1s) in the accumulation dtype, from which a block takes its part."""
 
     def __init__(self, ns: Namespace, spec: ConvSpec, bias: Array) -> None:
-        spread = spread_bias(ns, spec, bias)
+        spread = ns.cast(spread_bias(ns, spec, bias), spec.accumulate_dtype)
         self.whole = ns.reshape(spread, (spec.groups, spec.out_channels // spec.groups, *spread.shape[1:]))
         self._same_everywhere = spec.bias == "channel"
 
@@ -240,14 +278,14 @@ class GroupedBias:
 
 
 class Blocked(ABC):
-    """An algorithm that fills its output block by block, over all threads.
+    """An algorithm that fills its output block by block, over all threads: the forward operation.
 
-    Subclasses say how one block is filled; this class cuts, pads, lends buffers and adds the bias.
+    Subclasses say how one block is filled; this class cuts, pads, converts, lends buffers and adds the bias.
 
     Parameters
     ----------
     buffers : sequence of int
-        Elements of each buffer, of the result's dtype, that :meth:`_fill` gets besides the halo.
+        Elements of each buffer, of the accumulation dtype, that :meth:`_fill` gets besides the halo.
     """
 
     flops: int
@@ -259,16 +297,23 @@ class Blocked(ABC):
         self._channels = spec.in_channels // spec.groups
         self._outputs = spec.out_channels // spec.groups
         self._lanes = min(threads, max(1, len(blocking)))
-        self._buffers = (blocking.halo_elements, *buffers)
+        self._converts = spec.result_dtype != spec.accumulate_dtype
+        results = blocking.outputs_per_block * self._outputs if self._converts else 0
+        self._buffers = (blocking.halo_elements, results, *buffers)
         self._scratch = ScratchPool(self._new_scratch, self._lanes)
-        self.workspace_bytes = self._lanes * sum(self._buffers) * DTYPES[spec.result_dtype]
-        copied = spec.flip or spec.dtype != spec.result_dtype  # else prepared weights are views of w
-        self.prepared_bytes = prod(spec.weight_shape) * DTYPES[spec.result_dtype] if copied else 0
+        self.workspace_bytes = self._lanes * sum(self._buffers) * DTYPES[spec.accumulate_dtype]
+        copied = spec.flip or spec.dtype != spec.accumulate_dtype  # else prepared weights are views of w
+        self.prepared_bytes = prod(spec.weight_shape) * DTYPES[spec.accumulate_dtype] if copied else 0
         self.flops = spec.flops
 
+    @property
+    def _tiny(self) -> bool:
+        """Is it so small a product that BLAS does not thread it?"""
+        return len(self._blocking) == 1 and self._spec.flops < _ONE_THREAD_FLOPS
+
     def _new_scratch(self) -> list[Any]:
-        """Return what one thread works in: the halo's buffer first."""
-        return [self._ns.empty((size,), self._spec.result_dtype) for size in self._buffers]
+        """Return what one thread works in: the buffers of the halo and of a result to be converted first."""
+        return [self._ns.empty((size,), self._spec.accumulate_dtype) for size in self._buffers]
 
     @abstractmethod
     def prepare(self, w: Array) -> tuple[Any, int | None]:
@@ -278,21 +323,22 @@ class Blocked(ABC):
     def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Any]) -> None:
         """Write the block's outputs, without bias, from its padded input (n, g, C/g, *halo) into y (n, g, O/g, …)."""
 
-    def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
+    def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
         """Fill ``out`` block by block."""
         ns, spec = self._ns, self._spec
-        x = ns.reshape(x, (spec.batch, spec.groups, self._channels, *spec.input_size))
-        y = ns.reshape(out, (spec.batch, spec.groups, self._outputs, *spec.output_size))
         offsets = None if bias is None else GroupedBias(ns, spec, bias)
 
         def fill(block: Block) -> None:
-            part = y[block.index]
-            with self._scratch.borrow() as (padded, *buffers):
-                self._fill(self._blocking.load(ns, x, block, padded), weights, part, block, buffers)
-            if offsets is not None:
-                part += offsets.of(block)
+            part = out[block.index]
+            with self._scratch.borrow() as (padded, converted, *buffers):
+                y = ns.reshape(converted[: prod(part.shape)], part.shape) if self._converts else part
+                self._fill(self._blocking.load(ns, first, block, padded), second, y, block, buffers)
+                if offsets is not None:
+                    y += offsets.of(block)
+                if self._converts:
+                    ns.assign(part, y)
 
-        if len(self._blocking) == 1 and spec.flops < _ONE_THREAD_FLOPS:  # BLAS does not thread so small a product
+        if self._tiny:
             return fill(next(iter(self._blocking)))
         with ns.gemm_threads(1 if len(self._blocking) > 1 else self._threads):
             parallel(fill, self._blocking, self._threads)
@@ -312,6 +358,22 @@ def matmul_into(ns: Namespace, a: Array, b: Array, y: Array, buffer: Array) -> N
         ns.matmul(a, b, joined)
 
 
+_KEEPING = ContextVar("_KEEPING", default=True)
+
+
+@contextmanager
+def scratch_not_kept() -> Iterator[None]:
+    """Let plans that are made within the block allocate their buffers anew in each call.
+
+    For many plans that take turns: together they need as much as the largest.
+    """
+    token = _KEEPING.set(False)
+    try:
+        yield
+    finally:
+        _KEEPING.reset(token)
+
+
 class ScratchPool:
     """Buffers that a plan keeps between calls, one set a thread that is inside a call.
 
@@ -319,7 +381,7 @@ class ScratchPool:
     """
 
     def __init__(self, factory: Callable[[], Any], most: int = 1) -> None:
-        self._factory, self._most = factory, most
+        self._factory, self._most = factory, most if _KEEPING.get() else 0
         self._free: list[Any] = []
 
     @contextmanager

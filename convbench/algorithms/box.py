@@ -177,11 +177,11 @@ class Box(Blocked):
         channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         self._axes = axis_sums(spec)
         registers = max(2, *(axis.registers for axis in self._axes))
-        per_output = (registers * channels * prod(spec.stride) + outputs) * DTYPES[spec.result_dtype]
+        per_output = (registers * channels * prod(spec.stride) + outputs) * DTYPES[spec.accumulate_dtype]
         blocking = Blocking(spec, per_output, _budget(spec, per_output), threads, copy=True)
         mixed = blocking.outputs_per_block * outputs if channels > 1 else 0
         super().__init__(ns, spec, threads, blocking, (*(blocking.halo_elements,) * (registers - 1), mixed))
-        self.prepared_bytes = spec.out_channels * channels * DTYPES[spec.result_dtype]
+        self.prepared_bytes = spec.out_channels * channels * DTYPES[spec.accumulate_dtype]
         self.flops = self._count_flops()
 
     def prepare(self, w: Array) -> tuple[Any, None]:
@@ -196,8 +196,8 @@ class Box(Blocked):
             differ = pairs - int(ns.xp.sum(ns.xp.astype(constant, ns.xp.int64)))
             which = "the kernel" if pairs == 1 else f"{differ} of {pairs} kernels"
             raise UnsupportedWeights(refuse("weights", f"taps of {which} differ: running sums need equal ones"))
-        mixing = ns.empty((spec.groups, self._outputs, self._channels), spec.result_dtype)
-        mixing[...] = ns.cast(ns.reshape(taps[:, :, 0], mixing.shape), spec.result_dtype)
+        mixing = ns.empty((spec.groups, self._outputs, self._channels), spec.accumulate_dtype)
+        mixing[...] = ns.cast(ns.reshape(taps[:, :, 0], mixing.shape), spec.accumulate_dtype)
         return mixing, None
 
     def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:

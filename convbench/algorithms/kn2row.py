@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 from convbench.algorithms.blocking import Block, Blocked, Blocking, flipped
 from convbench.algorithms.im2col import Im2col
 from convbench.arrays import Array, Namespace
-from convbench.spec import ConvSpec
+from convbench.refusals import refuse
+from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["Kn2row", "kn2row"]
+__all__ = ["MOST_TAPS", "Kn2row", "kn2row", "why_not_kn2row"]
 
+MOST_TAPS = 2**12
+_TAP_BYTES = 256  # of one in the plan
 _BLOCK_BYTES = 2**20  # sums, products and samples of a block
 _LEAST_WIDTH = 1024  # positions a GEMM where the image has so many; with fewer BLAS is slow
 
@@ -41,25 +44,24 @@ class Kn2row(Blocked):
         channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         self._unit_stride = set(spec.stride) == {1}
         copies = 1 if self._unit_stride else 2
-        per_output = (2 * outputs + copies * channels * prod(spec.stride)) * spec.itemsize
+        per_output = (2 * outputs + copies * channels * prod(spec.stride)) * DTYPES[spec.accumulate_dtype]
         blocking = Blocking(spec, per_output, max(_BLOCK_BYTES, _LEAST_WIDTH * per_output), threads, copy=True)
         self._phases, self._taps = _phases_and_taps(spec)
         wide = prod(blocking.shape[2:-2]) * _width(spec, blocking.shape[2:])
         samples = 0 if self._unit_stride else len(self._phases) * channels * prod(_extents(spec, blocking.shape[2:]))
         lead = prod(blocking.shape[:2])
         super().__init__(ns, spec, threads, blocking, (lead * samples, *(lead * outputs * wide,) * 2))
-        self.prepared_bytes = prod(spec.weight_shape) * spec.itemsize
+        self.prepared_bytes = prod(spec.weight_shape) * DTYPES[spec.accumulate_dtype]
+        self.workspace_bytes += _TAP_BYTES * len(self._taps)
         self.flops = round(spec.flops * wide / prod(blocking.shape[2:]))
 
     def prepare(self, w: Array) -> tuple[Any, None]:
-        """Return one (G, 1…1, O/g, C/g) array for each tap."""
+        """Return a (G, 1…1, O/g, C/g) array for each tap, one after the other."""
         ns, spec = self._ns, self._spec
-        w = ns.reshape(flipped(ns, spec, w), (spec.groups, self._outputs, self._channels, -1))
-        matrices = ns.empty((len(self._taps), *w.shape[:3]), spec.dtype)  # BLAS wants them contiguous
-        matrices[...] = ns.xp.moveaxis(w, -1, 0)
+        matrices = ns.empty((*spec.kernel_size, *w.shape[:3]), spec.accumulate_dtype)  # BLAS wants them contiguous
+        ns.assign(matrices, ns.xp.permute_dims(flipped(ns, spec, w), (*range(3, 3 + spec.ndim), 0, 1, 2)))
         outer = (1,) * max(0, spec.ndim - 2)
-        matrices = ns.reshape(matrices, (len(self._taps), spec.groups, *outer, self._outputs, self._channels))
-        return [matrices[tap, ...] for tap in range(len(self._taps))], None
+        return ns.reshape(matrices, (len(self._taps), spec.groups, *outer, self._outputs, self._channels)), None
 
     def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:
         ns = self._ns
@@ -67,11 +69,11 @@ class Kn2row(Blocked):
         outer, width = block.output_size[:-2], _width(self._spec, block.output_size)
         shape = (*block.lead, *outer, self._outputs, width)
         sums, products = (ns.reshape(buffer[: prod(shape)], shape) for buffer in buffers[1:])
-        for number, (tap, matrices) in enumerate(zip(self._taps, weights, strict=True)):
+        for number, tap in enumerate(self._taps):
             begin = self._begin(tap, block)
             planes = tuple(slice(first, first + size) for first, size in zip(tap.start[:-2], outer, strict=False))
             shifted = samples[(slice(None), slice(None), tap.phase, *planes, slice(None), slice(begin, begin + width))]
-            self._multiply(matrices[block.groups, ...], shifted, products if number else sums)
+            self._multiply(weights[number, block.groups, ...], shifted, products if number else sums)
             if number:
                 sums += products
         self._unpack(sums, ns.xp.moveaxis(y, 2, 2 + len(outer)), block)
@@ -141,6 +143,14 @@ def _phases_and_taps(spec: ConvSpec) -> tuple[list[tuple[int, ...]], list[Tap]]:
         Tap(numbers[tuple(phase for _, phase in tap)], tuple(start for start, _ in tap)) for tap in product(*per_axis)
     ]
     return phases, taps
+
+
+def why_not_kn2row(spec: ConvSpec) -> str | None:
+    """Refuse kernels of very many taps, such as the output's gradient, which the weight gradient has for its kernel."""
+    taps = prod(spec.kernel_size)
+    if taps <= MOST_TAPS:
+        return None
+    return refuse("kernel size", f"{taps} taps, each a product of its own; at most {MOST_TAPS} are done")
 
 
 def kn2row(ns: Namespace, spec: ConvSpec, threads: int) -> Blocked:

@@ -6,7 +6,8 @@ With g = gcd(s, d), s' = s/g, d' = d/g, kernel offset k = s'·m + r and output p
 
 so a spec is a dense unit-stride correlation over j + m with s' times the channels (the *polyphase* components r)
 and d' times the batch (the *subgrids* i). Nothing is computed to be thrown away: at stride s a transform works
-on 1/s of the samples a channel.
+on 1/s of the samples a channel. Every sample of the input, as its boundary continues it, belongs to one component on
+one subgrid (s' and d' are coprime), so that gradients are adjoints of the same maps.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import gcd, prod
+from typing import NamedTuple
 
+from convbench.geometry import Run, extension_runs
 from convbench.spec import ConvSpec
 
-__all__ = ["AxisLowering", "Lowering", "reduced"]
+__all__ = ["AxisLowering", "Lowering", "Reading", "reduced"]
 
 
 def reduced(stride: int, dilation: int) -> tuple[int, int]:
@@ -32,9 +35,24 @@ def reduced(stride: int, dilation: int) -> tuple[int, int]:
     return stride // common, dilation // common
 
 
+class Reading(NamedTuple):
+    """Samples of a lowered axis and where in the input they are read: samples[place] = x[source].
+
+    Attributes
+    ----------
+    place, source : slice
+    repeated : bool
+        One input sample stands for all of them.
+    """
+
+    place: slice
+    source: slice
+    repeated: bool
+
+
 @dataclass(frozen=True)
 class AxisLowering:
-    """One axis: sizes and padding as in the spec, the lowered ones derived."""
+    """One axis: sizes, padding and boundary as in the spec, the lowered ones derived."""
 
     size: int
     kernel: int
@@ -42,6 +60,7 @@ class AxisLowering:
     dilation: int
     before: int
     outputs: int
+    boundary: str = "zero"
 
     @property
     def phases(self) -> int:
@@ -70,7 +89,9 @@ class AxisLowering:
 
     @cached_property
     def zeros(self) -> tuple[int, int]:
-        """Samples before and after that are padding in every component and subgrid."""
+        """Samples before and after that are padding with zeros in every component and subgrid."""
+        if self.boundary != "zero":
+            return 0, 0
         parts = [self._inside(r, i) for r, i in product(range(self.phases), range(self.subgrids))]
         before = min(low for low, _ in parts)
         return before, min(self.length - max(high, before) for _, high in parts)
@@ -83,17 +104,39 @@ class AxisLowering:
         """
         return max(self.length - min(self.zeros), self.lowered_kernel, self.lowered_outputs)
 
-    def source(self, phase: int, subgrid: int) -> slice:
-        """Return the input samples of a component on a subgrid."""
-        low, high = self._inside(phase, subgrid)
-        step, origin = self._line(phase, subgrid)
-        start = origin + low * step
-        return slice(start, start + (high - low - 1) * step + 1, step) if high > low else slice(0, 0)
+    @property
+    def cycle(self) -> int | None:
+        """With circular boundary the samples after which every component repeats, if they can replace ``period``.
 
-    def target(self, phase: int, subgrid: int) -> slice:
-        """Return where they go, counted from the first sample that is not padding everywhere."""
-        low, high = self._inside(phase, subgrid)
-        return slice(low - self.zeros[0], high - self.zeros[0]) if high > low else slice(0, 0)
+        A circular convolution of just this length wraps where the boundary does: nothing is extended.
+        """
+        samples = self.size // gcd(self.size, self.stride * self.grid_step)
+        fits = max(self.lowered_kernel, self.lowered_outputs) <= samples < self.length
+        return samples if self.boundary == "circular" and fits else None
+
+    def readings(self, phase: int, subgrid: int, period: int) -> list[Reading]:
+        """Return what a component on a subgrid reads, in order of places, on a circle of ``period`` or ``cycle``.
+
+        Places are counted from the first sample that is not a zero everywhere; what none holds is zero.
+        """
+        step, origin = self._line(phase, subgrid)
+        extent = self.length if self.boundary == "zero" else min(self.length, period)
+        found = []
+        for run in extension_runs(origin, origin + (extent - 1) * step + 1, self.size, self.boundary):
+            low, high = (-((origin - edge) // step) for edge in (run.start, run.stop))
+            if low < high:
+                first = run.first + run.step * (origin + low * step - run.start)
+                source = Run(0, high - low, first, run.step * step).samples
+                place = slice(low - self.zeros[0], high - self.zeros[0])
+                found.append(Reading(place, source, run.step == 0))
+        return found
+
+    @property
+    def most_copies(self) -> int:
+        """Return how often the extension shows one input sample, at most."""
+        end = (self.outputs - 1) * self.stride + (self.kernel - 1) * self.dilation + 1 - self.before
+        runs = extension_runs(-self.before, end, self.size, self.boundary)
+        return max(1, sum(run.stop - run.start if run.step == 0 else 1 for run in runs))
 
     def taps(self, phase: int) -> slice:
         """Return the kernel offsets of a component."""
@@ -145,7 +188,7 @@ class AxisLowering:
 
 
 class Lowering:
-    """All axes of a spec lowered together.
+    """All axes of a spec lowered together, for every operation of the family.
 
     Attributes
     ----------
@@ -154,7 +197,7 @@ class Lowering:
 
     def __init__(self, spec: ConvSpec) -> None:
         self.axes = tuple(
-            AxisLowering(size, kernel, stride, dilation, padding[0], outputs)
+            AxisLowering(size, kernel, stride, dilation, padding[0], outputs, spec.boundary)
             for size, kernel, stride, dilation, padding, outputs in zip(
                 spec.input_size,
                 spec.kernel_size,
@@ -175,6 +218,11 @@ class Lowering:
     def subgrids(self) -> int:
         """Factor on the batch."""
         return prod(axis.subgrids for axis in self.axes)
+
+    @property
+    def most_copies(self) -> int:
+        """Return how often the boundary's extension shows one input sample, at most."""
+        return prod(axis.most_copies for axis in self.axes)
 
     def each_phase(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         """Number the components."""

@@ -2,7 +2,7 @@
 
 A[(o,p), (c,q)] = Σ_k w[o,c,k] over the taps k that meet sample q from output p: Toeplitz in one dimension, doubly
 block Toeplitz in two, (doubly block) circulant with circular boundary (*Deep Learning*, section 9.2). Any member of
-the forward family has one; with tiled or locally connected weights its diagonals are no longer constant.
+the family has one; with tiled or locally connected weights its diagonals are no longer constant.
 
 The pattern is built on the host: for each tap the outputs and the samples that it joins.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convbench.algorithms.blocking import ScratchPool, flipped, matmul_into, spread_bias
+from convbench.algorithms.blocking import GroupedBias, ScratchPool, flipped, matmul_into
 from convbench.arrays import Array, Namespace
 from convbench.geometry import boundary_index
 from convbench.refusals import memory
@@ -33,6 +33,7 @@ __all__ = [
     "dense_bytes",
     "dense_matrices",
     "entries",
+    "has_matrix",
     "shape_of_matrix",
     "sparse_arrays",
     "sparse_bytes",
@@ -43,6 +44,11 @@ __all__ = [
 Host = NDArray[Any]
 
 LIMIT_BYTES = 2 * 2**30  # of the matrix
+
+
+def has_matrix(spec: ConvSpec) -> bool:
+    """Tell what is a product with the matrix of the weights or its transpose: all but the weight gradient."""
+    return spec.op != "weight_grad"
 
 
 def shape_of_matrix(spec: ConvSpec) -> tuple[int, int]:
@@ -58,13 +64,13 @@ def stored_entries(spec: ConvSpec) -> int:
 
 def dense_bytes(spec: ConvSpec) -> int:
     """Return the bytes of the dense matrices of all groups."""
-    return spec.groups * prod(shape_of_matrix(spec)) * DTYPES[spec.result_dtype]
+    return spec.groups * prod(shape_of_matrix(spec)) * DTYPES[spec.accumulate_dtype]
 
 
 def sparse_bytes(spec: ConvSpec) -> int:
     """Return the bytes of the sparse matrices of all groups: values, their columns, and where rows begin."""
     index, rows = np.dtype(_index_dtype(spec)).itemsize, spec.groups * shape_of_matrix(spec)[0]
-    return stored_entries(spec) * (DTYPES[spec.result_dtype] + index) + (rows + 1) * index
+    return stored_entries(spec) * (DTYPES[spec.accumulate_dtype] + index) + (rows + 1) * index
 
 
 def why_not_dense(spec: ConvSpec) -> str | None:
@@ -129,7 +135,7 @@ def _tiles(spec: ConvSpec) -> Host:
 def _grouped(spec: ConvSpec, w: Host) -> Host:
     """Return host weights as (G, O/g, tile entries, C/g, ∏K), in the accumulation dtype."""
     shape = (spec.groups, spec.out_channels // spec.groups, prod(spec.tile or ()), spec.in_channels // spec.groups)
-    return w.astype(spec.result_dtype).reshape(*shape, prod(spec.kernel_size))
+    return w.astype(spec.accumulate_dtype).reshape(*shape, prod(spec.kernel_size))
 
 
 def dense_matrices(spec: ConvSpec, w: Host) -> Host:
@@ -137,7 +143,7 @@ def dense_matrices(spec: ConvSpec, w: Host) -> Host:
     weights, tiles = _grouped(spec, w), _tiles(spec)
     groups, outputs, _, channels, _ = weights.shape
     shape = (groups, outputs, prod(spec.output_size), channels, prod(spec.input_size))
-    matrices = np.zeros(shape, spec.result_dtype)
+    matrices = np.zeros(shape, spec.accumulate_dtype)
     for tap, rows, columns in entries(spec):
         matrices[:, :, rows, :, columns] += weights[:, :, tiles[rows], :, tap]
     return matrices.reshape(groups, *shape_of_matrix(spec))
@@ -152,7 +158,7 @@ def sparse_arrays(spec: ConvSpec, w: Host) -> tuple[Host, Host, Host]:
     weights, index = _grouped(spec, w), _index_dtype(spec)
     groups, outputs, *_ = weights.shape
     columns, sources, starts = _one_channel(spec)
-    values = weights.reshape(groups * outputs, -1)[:, sources]
+    values = weights.reshape(groups * outputs, -1).take(sources, axis=1)  # row after row, where an index gives columns
     first = np.arange(groups).reshape(-1, 1, 1) * shape_of_matrix(spec)[1]
     every = np.empty((groups, outputs, len(columns)), index)
     every[...] = columns + first.astype(index)
@@ -182,44 +188,47 @@ def _one_channel(spec: ConvSpec) -> tuple[Host, Host, Host]:
 
 
 class _Matrix(ABC):
-    """What both storages share: buffers, and the bias."""
+    """What both storages share: buffers, conversion, and the bias.
+
+    The input gradient is the product with the transpose (the matrix's conjugate transpose for complex weights).
+    """
 
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, sizes: tuple[int, ...]) -> None:
         self._ns, self._spec, self._threads = ns, spec, threads
-        self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.result_dtype) for size in sizes])
-        converted = spec.dtype != spec.result_dtype  # a copy of x on its way into the buffer
-        self.workspace_bytes = (sum(sizes) + converted * sizes[0]) * DTYPES[spec.result_dtype]
+        self._transposed = spec.op == "input_grad"
+        self._scratch = ScratchPool(lambda: [ns.empty((size,), spec.accumulate_dtype) for size in sizes])
+        self.workspace_bytes = sum(sizes) * DTYPES[spec.accumulate_dtype]
 
     @abstractmethod
     def prepare(self, w: Array) -> tuple[Any, None]:
         """Return the matrix."""
 
     @abstractmethod
-    def _multiply(self, x: Array, matrix: Any, out: Array, buffers: list[Array]) -> None:
-        """Fill ``out`` with A·x."""
+    def _multiply(self, vectors: Array, matrix: Any, offsets: Array | None, out: Array, buffers: list[Array]) -> None:
+        """Fill ``out`` with A·x, to which ``offsets`` (G, O/g, …) are added before it is rounded, or with Aᵀ·g."""
 
-    def run(self, x: Array, weights: Any, bias: Array | None, out: Array) -> None:
-        """Multiply, then add the bias."""
+    def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
+        """Multiply and add the bias."""
+        offsets = None if bias is None else GroupedBias(self._ns, self._spec, bias).whole
         with self._scratch.borrow() as buffers:
-            self._multiply(x, weights, out, buffers)
-        if bias is not None:
-            out += spread_bias(self._ns, self._spec, bias)
+            self._multiply(first, second, offsets, out, buffers)
 
     def _host_weights(self, w: Array) -> Host:
         host: Host = self._ns.to_host(flipped(self._ns, self._spec, w))
-        return host
+        return host.conj() if self._transposed else host
 
 
 class DenseMatrix(_Matrix):
     """The matrix in full: one GEMM a group, a matrix by vector product for a single example.
 
-    Any spec of the forward family, all boundaries, tiles and dtypes. O(N·O·C/g·∏P·∏I) work and O(O·C/g·∏P·∏I) memory,
-    nearly all of it zeros; a NaN or infinity reaches every output of its example and group.
+    Forward and input gradient of any spec, all boundaries, tiles and dtypes. O(N·O·C/g·∏P·∏I) work and
+    O(O·C/g·∏P·∏I) memory, nearly all of it zeros; a NaN or infinity reaches every output of its example and group.
     """
 
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
         rows, columns = shape_of_matrix(spec)
-        super().__init__(ns, spec, threads, (spec.batch * columns, spec.batch * rows))
+        read, written = (rows, columns) if spec.op == "input_grad" else (columns, rows)
+        super().__init__(ns, spec, threads, (spec.batch * read, spec.batch * written))
         self.prepared_bytes = dense_bytes(spec)
         self.flops = 2 * spec.batch * spec.groups * rows * columns
 
@@ -227,40 +236,48 @@ class DenseMatrix(_Matrix):
         """Return (G, O/g·∏P, C/g·∏I)."""
         return self._ns.from_host(dense_matrices(self._spec, self._host_weights(w))), None
 
-    def _multiply(self, x: Array, matrix: Any, out: Array, buffers: list[Array]) -> None:
+    def _multiply(self, vectors: Array, matrix: Any, offsets: Array | None, out: Array, buffers: list[Array]) -> None:
         ns, spec = self._ns, self._spec
-        lead = spec.batch, spec.groups
-        x = ns.reshape(x, (*lead, spec.in_channels // spec.groups, *spec.input_size))
-        y = ns.reshape(out, (*lead, spec.out_channels // spec.groups, *spec.output_size))
-        vectors, results = buffers
+        copied, results = buffers
+        converts = spec.result_dtype != spec.accumulate_dtype
         with ns.gemm_threads(self._threads):
             for group in range(spec.groups):
-                samples = x[:, group, ...]
-                ns.reshape(vectors, samples.shape)[...] = ns.cast(samples, spec.result_dtype)
-                flat = ns.reshape(vectors, (spec.batch, matrix.shape[2]))
-                matmul_into(ns, flat, matrix[group, ...].T, y[:, group, ...], results)
+                samples = vectors[:, group, ...]
+                ns.assign(ns.reshape(copied, samples.shape), samples)
+                flat = ns.reshape(copied, (spec.batch, prod(samples.shape[1:])))
+                one = matrix[group, ...] if self._transposed else matrix[group, ...].T
+                target = out[:, group, ...]
+                sums = ns.reshape(results, target.shape) if converts else target
+                matmul_into(ns, flat, one, sums, results)
+                if offsets is not None:
+                    sums += offsets[group, ...]
+                if converts:
+                    ns.assign(target, sums)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of the matrix that one thread multiplies: of some output channels, or of a part of the only one."""
+    """Rows of the result that one thread computes: of some channels, or of a part of the only one."""
 
-    index: tuple[slice, ...]  # into y (N, O, *output_size)
+    index: tuple[slice, ...]  # into y (N, G·O/g, *output_size), or x
     rows: slice
 
 
 class SparseMatrix(_Matrix):
     """The matrix in compressed sparse rows, multiplied by SciPy; threads share its rows.
 
-    Any spec of the forward family, all boundaries, tiles and dtypes. O(N·O·C/g·∏P·∏K) work, memory for a value and a
-    column index for each of as many products. On NumPy only.
+    Forward and input gradient of any spec, all boundaries, tiles and dtypes. O(N·O·C/g·∏P·∏K) work, memory for a value
+    and a column index for each of as many products. On NumPy only.
     """
 
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
-        self._parts = _cut(spec, threads)
-        super().__init__(ns, spec, threads, (prod(spec.input_shape),))
-        self.workspace_bytes += prod(spec.output_shape) * DTYPES[spec.result_dtype]
+        self._read, self._written = spec.operand_shapes[0], spec.result_shape
+        self._parts = _cut(self._written, threads)
+        super().__init__(ns, spec, threads, (prod(self._read),))
+        self.workspace_bytes += prod(self._written) * DTYPES[spec.accumulate_dtype]
         self.prepared_bytes = sparse_bytes(spec)
+        pattern = stored_entries(spec) // spec.out_channels * 16  # of one channel: columns and places of the weights
+        self.preparing_bytes = self.prepared_bytes + 2 * pattern  # it is made by another of its size
         self.flops = 2 * spec.in_bounds_macs
 
     def prepare(self, w: Array) -> tuple[Any, None]:
@@ -268,7 +285,12 @@ class SparseMatrix(_Matrix):
         from scipy.sparse import csr_array
 
         values, columns, starts = sparse_arrays(self._spec, self._host_weights(w))
-        width, matrices = prod(self._spec.input_shape[1:]), []
+        width = prod(self._read[1:])
+        if self._transposed:
+            forward = csr_array((values, columns, starts), shape=(width, prod(self._written[1:])))
+            transposed = forward.T.tocsr()
+            values, columns, starts = transposed.data, transposed.indices, transposed.indptr
+        matrices = []
         for part in self._parts:
             begins = starts[part.rows.start : part.rows.stop + 1]
             stored = slice(begins[0], begins[-1])
@@ -276,24 +298,30 @@ class SparseMatrix(_Matrix):
             matrices.append(csr_array(arrays, shape=(len(begins) - 1, width)))
         return matrices, None
 
-    def _multiply(self, x: Array, matrix: Any, out: Array, buffers: list[Array]) -> None:
+    def _multiply(self, vectors: Array, matrix: Any, offsets: Array | None, out: Array, buffers: list[Array]) -> None:
         ns, batch = self._ns, self._spec.batch
-        vectors = ns.reshape(buffers[0], (*x.shape[1:], batch))
-        vectors[...] = ns.xp.moveaxis(ns.cast(x, self._spec.result_dtype), 0, -1)
-        vectors = ns.reshape(buffers[0], (prod(x.shape[1:]), batch) if batch != 1 else (-1,))
+        if offsets is not None:
+            joined = ns.reshape(offsets, (self._written[1], *offsets.shape[2:]))
+            offsets = ns.xp.broadcast_to(joined, self._written[1:])
+        columns = ns.reshape(buffers[0], (*vectors.shape[1:], batch))
+        ns.assign(columns, ns.xp.moveaxis(vectors, 0, -1))
+        columns = ns.reshape(buffers[0], (prod(vectors.shape[1:]), batch) if batch != 1 else (-1,))
 
         def fill(number: int) -> None:
-            target = out[self._parts[number].index]
-            result = matrix[number] @ vectors
-            target[...] = ns.reshape(ns.reshape(result, (-1, batch)).T, target.shape) if batch else 0
+            index = self._parts[number].index
+            target = ns.reshape(out, self._written, copy=False)[index]
+            result = ns.reshape(ns.reshape(matrix[number] @ columns, (-1, batch)).T, target.shape) if batch else target
+            if offsets is not None:
+                result += offsets[index[1:]]
+            target[...] = result
 
         parallel(fill, range(len(self._parts)), self._threads)
 
 
-def _cut(spec: ConvSpec, threads: int) -> list[_Part]:
-    """Share out the output channels, or the first axis where there is one channel only."""
-    axis = 0 if spec.out_channels > 1 else 1
-    extent, below = spec.output_shape[1 + axis], prod(spec.output_shape[2 + axis :])
+def _cut(shape: tuple[int, ...], threads: int) -> list[_Part]:
+    """Share out the channels of a result, or the first axis where there is one channel only."""
+    axis = 0 if shape[1] > 1 else 1
+    extent, below = shape[1 + axis], prod(shape[2 + axis :])
     count, everything = min(threads, extent), (slice(None),) * (1 + axis)
     cuts = [extent * part // count for part in range(count + 1)]
     return [_Part((*everything, slice(a, b)), slice(a * below, b * below)) for a, b in pairwise(cuts)]

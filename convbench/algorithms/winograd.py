@@ -6,21 +6,32 @@ with t = m + r − 1 distinct points p/q, ∞ among them, V_n has the rows (qⁿ
     y = V_mᵀ [ (V_r w) ⊙ (V_t⁻ᵀ x) ].
 
 They are worked out exactly, in fractions, and scaled to integers: Bᵀ row by row, the factors made up for in G. In
-float64 even the division by the common factor comes last, so that small integers give exact results.
+float64 even the division by the common factor comes last, so that small integers give exact results. The weight
+gradient takes the same matrices: ∂J/∂w = Gᵀ Σ (A g) ⊙ (Bᵀ x).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from math import lcm, prod, sqrt
 
-from convbench.algorithms.tiling import Scratch, TileCost, Tiled, Tiling, cheapest_tiling, lowered_taps
+from convbench.algorithms.tiling import (
+    ForwardScratch,
+    GradientScratch,
+    TileCost,
+    Tiled,
+    Tiling,
+    cheapest_tiling,
+    lowered_taps,
+    values_summed,
+)
 from convbench.arrays import Array, Namespace
 from convbench.refusals import refuse
-from convbench.spec import ConvSpec
+from convbench.spec import DTYPES, ConvSpec
+from convbench.transforms import is_complex, real_of
 
 __all__ = [
     "Winograd",
@@ -118,29 +129,36 @@ def _inverse(matrix: Matrix) -> Matrix:
     return tuple(tuple(row[size:]) for row in rows)
 
 
-def amplification(outputs: int, taps: int, dtype: str) -> float:
-    """Return max_i Σ_f |A_fi|·‖G_f‖₂·‖B_f‖₂ / scale, by which F(m, r) may magnify rounding errors along one axis."""
+def amplification(outputs: int, taps: int, dtype: str, op: str = "forward") -> float:
+    """Return max_i Σ_f |A_fi|·‖G_f‖₂·‖B_f‖₂ / scale, by which F(m, r) may magnify rounding errors along one axis.
+
+    For the weight gradient A and G change places.
+    """
     f = transforms(outputs, taps, dtype)
-    norms = [
-        sqrt(sum(float(v) ** 2 for v in g)) * sqrt(sum(float(v) ** 2 for v in b)) for g, b in zip(f.g, f.b, strict=True)
-    ]
-    columns = zip(*f.a, strict=True)
+    last, first = (f.a, f.g) if op == "forward" else (f.g, f.a)
+    norms = [_norm(row) * _norm(b) for row, b in zip(first, f.b, strict=True)]
+    columns = zip(*last, strict=True)
     return max(sum(abs(float(v)) * norm for v, norm in zip(column, norms, strict=True)) for column in columns) / f.scale
+
+
+def _norm(row: Sequence[Fraction]) -> float:
+    return sqrt(sum(float(v) ** 2 for v in row))
 
 
 def exact_on_small_integers(spec: ConvSpec) -> bool:
     """Tell whether no intermediate of integers of up to ±9 can leave the 53 bits of float64."""
-    if spec.dtype != "float64":
+    if real_of(spec.dtype) != "float64":
         return False
     tiling = choose_tiling(spec)
-    growth = 1
+    growth = 2 if is_complex(spec.dtype) else 1
     for m, r in zip(tiling.outputs, lowered_taps(spec), strict=True):
-        f = transforms(m, r, spec.dtype)
-        sums = [(sum(map(abs, g)) * sum(map(abs, b))) for g, b in zip(f.g, f.b, strict=True)]
+        f = transforms(m, r, "float64")
+        last, first = (f.a, f.g) if spec.op == "forward" else (f.g, f.a)
+        sums = [(sum(map(abs, row)) * sum(map(abs, b))) for row, b in zip(first, f.b, strict=True)]
         growth *= max(
-            int(sum(abs(v) * s for v, s in zip(column, sums, strict=True))) for column in zip(*f.a, strict=True)
+            int(sum(abs(v) * s for v, s in zip(column, sums, strict=True))) for column in zip(*last, strict=True)
         )
-    return growth * _SMALL_INTEGER**2 * (spec.in_channels // spec.groups) * prod(spec.stride) < 2**53
+    return growth * _SMALL_INTEGER**2 * values_summed(spec, tiling) < 2**53
 
 
 def why_not_winograd(spec: ConvSpec) -> str | None:
@@ -166,10 +184,11 @@ def _transform_ns(tiling: Tiling) -> float:
 
 def _cost(spec: ConvSpec) -> TileCost:
     wide = spec.itemsize // 4
+    products = wide * (2 if is_complex(spec.dtype) else 1)
     return TileCost(
         transform_ns=lambda tiling: wide * _transform_ns(tiling),
         frequencies=lambda tiling: prod(tiling.size),
-        mac_ns=0.016 * wide,
+        mac_ns=0.016 * products,
         weight_bytes=spec.itemsize,
         move_ns=0.7 * wide,
     )
@@ -187,76 +206,122 @@ class Winograd(Tiled):
     """
 
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
-        tiling, dtype = choose_tiling(spec), ns.dtype(spec.dtype)
-        self._matrices = [transforms(m, r, spec.dtype) for m, r in zip(tiling.outputs, lowered_taps(spec), strict=True)]
+        tiling, dtype = choose_tiling(spec), real_of(spec.dtype)
+        self._matrices = [transforms(m, r, dtype) for m, r in zip(tiling.outputs, lowered_taps(spec), strict=True)]
         self._scale = prod(f.scale for f in self._matrices)
+        self._wide = "complex128" if is_complex(spec.dtype) else "float64"
 
-        def arrays(name: str, transpose: bool) -> list[Array]:
-            tables = [getattr(f, name) for f in self._matrices]
-            tables = [list(zip(*table, strict=True)) if transpose else table for table in tables]
-            return [ns.xp.asarray([[float(v) for v in row] for row in table], dtype=dtype) for table in tables]
+        def arrays(tables: Sequence[Matrix]) -> list[Array]:
+            values = ([[float(v) for v in row] for row in table] for table in tables)
+            return [ns.xp.asarray(table, dtype=ns.dtype(spec.dtype)) for table in values]
 
-        self._forward, self._inverse = arrays("b", False), arrays("a", True)
+        self._forward = arrays([f.b for f in self._matrices])
+        self._inverse = arrays([_transposed(f.a) for f in self._matrices])
+        self._spread = arrays([f.a for f in self._matrices])
         super().__init__(ns, spec, threads, tiling, _cost(spec))
 
     def _transform_weights(self, taps: Array) -> Array:
-        """In float64, so that float32 weights are rounded once; divided by the scale here, but for float64."""
-        ns, spec = self._ns, self._spec
-        values = ns.cast(taps, "float64")
-        for axis, f in enumerate(self._matrices):
-            matrix = ns.xp.asarray([[float(v) for v in row] for row in f.g], dtype=ns.dtype("float64"))
-            values = ns.xp.moveaxis(ns.xp.tensordot(matrix, values, axes=((1,), (axis,))), 0, axis)
-        return values if spec.dtype == "float64" else ns.cast(values / self._scale, spec.dtype)
+        """In double precision, so that float32 weights are rounded once; divided by the scale here, unless double."""
+        values = self._multiplied_by([f.g for f in self._matrices], self._ns.cast(taps, self._wide))
+        return values if self._spec.dtype == self._wide else self._ns.cast(values / self._scale, self._spec.dtype)
+
+    def _weights_back(self, lanes: int) -> tuple[int, Callable[[Array], Array]]:
+        """In double precision, too."""
+        ns, spec, size = self._ns, self._spec, self._tiling.size
+
+        def back(values: Array) -> Array:
+            values = ns.cast(ns.reshape(values, (*size, -1)), self._wide)
+            values = self._multiplied_by([_transposed(f.g) for f in self._matrices], values)
+            return ns.cast(values / self._scale, spec.dtype)
+
+        return 4 * lanes * prod(size) * DTYPES[self._wide], back
+
+    def _multiplied_by(self, tables: Sequence[Matrix], values: Array) -> Array:
+        """Multiply each axis by a matrix, in double precision."""
+        xp = self._ns.xp
+        for axis, table in enumerate(tables):
+            matrix = xp.asarray([[float(v) for v in row] for row in table], dtype=self._ns.dtype(self._wide))
+            values = xp.moveaxis(xp.tensordot(matrix, values, axes=((1,), (axis,))), 0, axis)
+        return values
 
     def _scratch_elements(self) -> int:
         return self._frequencies * max(self._lanes_in, self._lanes_out)
 
     def _scratch_bytes(self) -> int:
-        return 2 * self._scratch_elements() * self._spec.itemsize
+        pairs = 1 if self._spec.op == "forward" else 2
+        return 2 * pairs * self._scratch_elements() * self._spec.itemsize
 
-    def _make_scratch(self) -> Scratch:
+    def _buffer_pair(self) -> tuple[Array, Array]:
         """Two buffers, between which each axis' product goes to and fro."""
-        ns, size = self._ns, self._tiling.size
-        shape, dtype = (self._scratch_elements(),), ns.dtype(self._spec.dtype)
-        first, second = (ns.xp.zeros(shape, dtype=dtype) for _ in range(2))
-        active = [axis for axis, (t, m) in enumerate(zip(size, self._tiling.outputs, strict=True)) if t > m]
-        samples = self._view(first, (*size, self._lanes_in))
-        transformed, spare = (first, second) if len(active) % 2 == 0 else (second, first)
-        multiplied = transformed if self._single else spare
+        first, second = (
+            self._ns.xp.zeros((self._scratch_elements(),), dtype=self._ns.dtype(self._spec.dtype)) for _ in range(2)
+        )
+        return first, second
 
-        def forward() -> Array:
-            shape, source, target = [*size, self._lanes_in], first, second
-            for axis in active:
-                source, target = self._along(axis, self._forward[axis], shape, source, target)
-            return self._view(transformed, (self._frequencies, self._lanes_in))
+    def _make_scratch(self) -> ForwardScratch:
+        first, second = self._buffer_pair()
+        transformed, spare = (first, second) if self._active_axes % 2 == 0 else (second, first)
+        multiplied, other = (transformed, spare) if self._single else (spare, transformed)
+        products = self._view(multiplied, (self._frequencies, self._lanes_out))
 
         def inverse() -> Array:
-            shape, source = [*size, self._lanes_out], multiplied
-            target = first if source is second else second
-            for axis in active:
-                source, target = self._along(axis, self._inverse[axis], shape, source, target)
-            result = self._view(source, shape)
-            if self._spec.dtype == "float64" and self._scale > 1:
+            result = self._along_axes(self._inverse, (*self._tiling.size, self._lanes_out), multiplied, other)
+            if self._spec.dtype == self._wide and self._scale > 1:
                 result /= self._scale
             return result
 
-        return Scratch(samples, forward, lambda: self._view(multiplied, (self._frequencies, self._lanes_out)), inverse)
+        return ForwardScratch(*self._samples(first, second), lambda: products, inverse)
 
-    def _along(self, axis: int, matrix: Array, shape: list[int], source: Array, target: Array) -> tuple[Array, Array]:
-        """Multiply one axis by a matrix into the other buffer; return the buffers with their roles changed."""
-        before, after = prod(shape[:axis]), prod(shape[axis + 1 :])
-        rows = matrix.shape[0]
-        self._ns.matmul(
-            matrix, self._view(source, (before, shape[axis], after)), self._view(target, (before, rows, after))
-        )
-        shape[axis] = rows
-        return target, source
+    def _make_gradient_scratch(self) -> GradientScratch:
+        x, (first, second) = self._samples(*self._buffer_pair()), self._buffer_pair()
+        shape = (*self._tiling.outputs, self._lanes_out)
+
+        def gradients() -> Array:
+            place = self._view(first, shape)
+            place[...] = 0
+            return place
+
+        def spread() -> Array:
+            result = self._along_axes(self._spread, shape, first, second)
+            return self._ns.reshape(result, (self._frequencies, self._lanes_out))
+
+        return GradientScratch(*x, gradients, spread)
+
+    def _samples(self, first: Array, second: Array) -> tuple[Array, Callable[[], Array]]:
+        """Return where samples go, and their transform by Bᵀ."""
+        shape = (*self._tiling.size, self._lanes_in)
+
+        def forward() -> Array:
+            result = self._along_axes(self._forward, shape, first, second)
+            return self._ns.reshape(result, (self._frequencies, self._lanes_in))
+
+        return self._view(first, shape), forward
+
+    @property
+    def _active_axes(self) -> int:
+        return sum(t > m for t, m in zip(self._tiling.size, self._tiling.outputs, strict=True))
+
+    def _along_axes(self, matrices: Sequence[Array], shape: Sequence[int], source: Array, target: Array) -> Array:
+        """Multiply each axis that has several taps by its matrix, each time into the other buffer."""
+        sizes = list(shape)
+        for axis, (t, m) in enumerate(zip(self._tiling.size, self._tiling.outputs, strict=True)):
+            if t > m:
+                before, after, rows = prod(sizes[:axis]), prod(sizes[axis + 1 :]), matrices[axis].shape[0]
+                values = self._view(source, (before, sizes[axis], after))
+                self._ns.matmul(matrices[axis], values, self._view(target, (before, rows, after)))
+                sizes[axis] = rows
+                source, target = target, source
+        return self._view(source, sizes)
 
     def _view(self, buffer: Array, shape: Sequence[int]) -> Array:
         return self._ns.reshape(buffer[: prod(shape)], tuple(shape))
 
     def _transform_flops(self) -> float:
         """Dense products of every axis, forward (the inverse ones shrink and cost less)."""
-        size = self._tiling.size
+        size, each = self._tiling.size, 8 if is_complex(self._spec.dtype) else 2
         axes = zip(size, self._tiling.outputs, strict=True)
-        return float(sum(2 * t * prod(size) for t, m in axes if t > m))
+        return float(sum(each * t * prod(size) for t, m in axes if t > m))
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix, strict=True))

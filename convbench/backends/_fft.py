@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 
 from convbench import bounds
-from convbench.algorithms.fft import WholeFFT, transform_sizes
+from convbench.algorithms.fft import WholeFFT, does_itself, transform_sizes
+from convbench.algorithms.lowering import Lowering
 from convbench.arrays import numpy_namespace
 from convbench.backend import AlgorithmBackend
 from convbench.bounds import ErrorBound
-from convbench.refusals import Limits
+from convbench.refusals import FLOATS_AND_COMPLEX, WHOLE_FAMILY
 from convbench.spec import ConvSpec
 from convbench.transforms import Transforms
 
@@ -21,14 +23,20 @@ def whole_fft(
     """One transform of the whole input."""
 
     def bound(spec: ConvSpec) -> ErrorBound:
-        return bounds.fft(spec, prod(transform_sizes(spec, library().good_size)))
+        lowering = Lowering(spec)
+        summed = {
+            "forward": spec.in_channels // spec.groups * lowering.phases,
+            "input_grad": spec.out_channels // spec.groups + lowering.most_copies,
+        }
+        return bounds.fft(spec, prod(transform_sizes(spec, library().good_size)), summed=summed[spec.op])
 
     return AlgorithmBackend(
         name=name,
         summary=summary,
         algorithm=WholeFFT,
+        native=does_itself,
         bound=bound,
         requires=requires,
         ns=lambda: numpy_namespace(library()),
-        limits=Limits(axes=tuple(range(1, 9))),
+        limits=replace(WHOLE_FAMILY, dtypes=FLOATS_AND_COMPLEX),
     )

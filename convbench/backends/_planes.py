@@ -8,8 +8,8 @@ from math import prod
 from typing import Any, Protocol
 
 from convbench.arrays import Array
-from convbench.refusals import Limits, refuse
-from convbench.spec import ConvSpec
+from convbench.refusals import FLOATS, Limits, refuse
+from convbench.spec import DTYPES, ConvSpec
 
 __all__ = [
     "FilterPlane",
@@ -93,7 +93,9 @@ def prepare_planes(pack: Callable[[ConvSpec, Array], Any]) -> Callable[[ConvSpec
 
 
 def conv_by_planes(
-    filter_plane: FilterPlane, pad: Callable[[ConvSpec, Array, tuple[tuple[int, int], ...]], Array]
+    filter_plane: FilterPlane,
+    pad: Callable[[ConvSpec, Array, tuple[tuple[int, int], ...]], Array],
+    plane_dtype: Callable[[ConvSpec], str] = lambda spec: spec.result_dtype,
 ) -> Callable[[ConvSpec, Array, Planes], Array]:
     """Return a function of whole arrays: a user of these libraries loops over planes and adds them up.
 
@@ -102,6 +104,9 @@ def conv_by_planes(
     filter_plane : FilterPlane
     pad : callable
         ``pad(spec, plane, margins)`` with the library's own means.
+    plane_dtype : callable
+        ``plane_dtype(spec)``: what the library filters a plane into; where that is another type than the result's, it
+        is rounded into it.
     """
 
     def conv(spec: ConvSpec, x: Array, planes: Planes) -> Array:
@@ -109,9 +114,9 @@ def conv_by_planes(
 
         frame = planes.frame
         channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-        whole = frame.size == spec.output_size
-        y = np.empty(spec.output_shape, x.dtype)
-        scratch = None if whole and channels == 1 else np.empty(frame.size, x.dtype)
+        whole = frame.size == spec.output_size and plane_dtype(spec) == spec.result_dtype
+        y = np.empty(spec.output_shape, spec.result_dtype)
+        scratch = None if whole and channels == 1 else np.empty(frame.size, plane_dtype(spec))
         for n in range(spec.batch):
             for group in range(spec.groups):
                 part = x[n, group * channels : (group + 1) * channels]
@@ -123,22 +128,33 @@ def conv_by_planes(
                             continue
                         assert scratch is not None
                         filter_plane(image, kernel, frame, scratch)
+                        wanted = scratch[frame.wanted]
+                        if wanted.dtype != y.dtype:
+                            np.rint(wanted, wanted)
                         if c == 0:
-                            y[n, o] = scratch[frame.wanted]
+                            y[n, o] = wanted
                         else:
-                            y[n, o] += scratch[frame.wanted]
+                            np.add(y[n, o], wanted, out=y[n, o], casting="unsafe")
         return y
 
     return conv
 
 
-def planes_limits(boundaries: tuple[str, ...], axes: tuple[int, ...]) -> Limits:
+def planes_limits(boundaries: tuple[str, ...], axes: tuple[int, ...], more_dtypes: tuple[str, ...] = ()) -> Limits:
     """Return what such a library takes."""
-    return Limits(stride=False, dilation=False, boundaries=boundaries, axes=axes, also=why_not_planes)
+    dtypes = (*FLOATS, *more_dtypes)
+    return Limits(dtypes=dtypes, stride=False, dilation=False, boundaries=boundaries, axes=axes, also=why_not_planes)
 
 
-def why_not_planes(spec: ConvSpec) -> str | None:
-    """Refuse what would spend its time in calls: such libraries are not made for layers of many channels."""
+def why_not_planes(spec: ConvSpec, in_double: bool = True) -> str | None:
+    """Refuse what would spend its time in calls, as such libraries are not made for layers of many channels.
+
+    And integers whose sums might not be exact in double, for those libraries that add them up ``in_double``.
+    """
+    if in_double and "int" in spec.dtype and "int" in spec.accumulate_dtype:
+        return refuse(
+            "dtype", f"{spec.dtype} given, whose sums may leave the 53 bits of double in which they are formed"
+        )
     pairs = spec.batch * spec.out_channels * (spec.in_channels // spec.groups)
     if pairs <= MOST_PAIRS:
         return None
@@ -148,6 +164,6 @@ def why_not_planes(spec: ConvSpec) -> str | None:
 def planes_workspace(spec: ConvSpec) -> int:
     """Bytes of one plane's result, where it cannot go straight into y, and of one group's padded planes."""
     frame, channels = Frame.of(spec), spec.in_channels // spec.groups
-    scratch = frame.size != spec.output_size or channels > 1
+    scratch = frame.size != spec.output_size or channels > 1 or "int" in spec.dtype
     padded = 0 if frame.margins is None else channels
-    return (scratch + padded) * prod(frame.size) * spec.itemsize
+    return (scratch * DTYPES[spec.result_dtype] + padded * spec.itemsize) * prod(frame.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from math import log2, prod
 from typing import Any
@@ -12,37 +13,48 @@ from convbench import bounds
 from convbench.arrays import Array
 from convbench.backend import FunctionBackend
 from convbench.bounds import ErrorBound
-from convbench.refusals import Limits
+from convbench.refusals import FLOATS, NUMPY_DTYPES, Limits
 from convbench.spec import ConvSpec
 
-#: ``filter_plane(plane, kernel, mode)`` cross-correlates two N-d arrays of equal rank.
-FilterPlane = Callable[[Array, Array, str], Array]
+#: ``filter_plane(plane, kernel, mode, boundary)`` cross-correlates two N-d arrays of equal rank, the kernel conjugated.
+FilterPlane = Callable[[Array, Array, str, str], Array]
 
 REQUIRES = {"scipy": "scipy"}
 LIMITS = Limits(stride=False, dilation=False, axes=(1, 2, 3))
 
+#: What direct methods are exact or accurate in; of half precision they have no convolution, or sums in it.
+DIRECT_DTYPES = tuple(name for name in NUMPY_DTYPES if name != "float16")
+
 
 def conv_by_planes(filter_plane: FilterPlane) -> Callable[[ConvSpec, Array, Array], Array]:
-    """Return a function of whole arrays: SciPy has no channels, so a user loops over them."""
+    """Return a function of whole arrays: SciPy has no channels, so a user loops over them.
+
+    Narrow integers would wrap around: a user converts them to int64.
+    """
 
     def conv(spec: ConvSpec, x: Array, w: Array) -> Array:
         import numpy as np
 
-        mode = scipy_mode(spec)
+        wide, mode = spec.result_dtype, scipy_mode(spec)
         channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         kernels = np.flip(w, axis=tuple(range(2, 2 + spec.ndim))) if spec.flip else w
+        kernels = kernels.conj() if "complex" in wide else kernels.astype(wide, copy=False)
         if mode is None:
-            x = _padded(spec, x)
-        if spec.batch == spec.in_channels == spec.out_channels == 1:  # nothing to sum: SciPy's own result
-            return filter_plane(x[0, 0], kernels[0, 0], mode or "valid")[None, None]
-        y = np.empty(spec.output_shape, x.dtype)
+            x, mode = _padded(spec, x), "valid"
+        y = None if spec.batch == spec.in_channels == spec.out_channels == 1 else np.empty(spec.output_shape, wide)
         for n in range(spec.batch):
             for group in range(spec.groups):
-                planes = [x[n, group * channels + c] for c in range(channels)]
+                planes = [x[n, group * channels + c].astype(wide, copy=False) for c in range(channels)]
                 for o in range(group * outputs, (group + 1) * outputs):
-                    y[n, o] = filter_plane(planes[0], kernels[o, 0], mode or "valid")
-                    for c in range(1, channels):
-                        y[n, o] += filter_plane(planes[c], kernels[o, c], mode or "valid")
+                    for c, plane in enumerate(planes):
+                        part = filter_plane(plane, kernels[o, c], mode, spec.boundary)
+                        if y is None:  # nothing to sum: SciPy's own result
+                            return part[None, None]
+                        if c == 0:
+                            y[n, o] = part
+                        else:
+                            y[n, o] += part
+        assert y is not None
         return y
 
     return conv
@@ -128,13 +140,22 @@ def padded_elements(spec: ConvSpec) -> int:
     return prod(sizes) * spec.batch * spec.in_channels
 
 
+def converted_elements(spec: ConvSpec) -> int:
+    """Elements of the result's dtype that narrow integers and complex kernels are copied to."""
+    kernels = prod(spec.weight_shape)
+    if spec.dtype == spec.result_dtype:
+        return kernels if "complex" in spec.dtype else 0
+    sizes = (h + max(0, a) + max(0, b) for h, (a, b) in zip(spec.input_size, spec.padding, strict=True))
+    return kernels + spec.in_channels // spec.groups * prod(sizes)
+
+
 def transform_sizes(spec: ConvSpec) -> tuple[int, ...]:
     """Return the sizes that ``fftconvolve`` transforms: those of the full convolution, rounded up."""
     from scipy.fft import next_fast_len
 
     whole = scipy_mode(spec) is not None
     return tuple(
-        next_fast_len(h + k - 1 + (0 if whole else max(0, a) + max(0, b)), real=True)
+        next_fast_len(h + k - 1 + (0 if whole else max(0, a) + max(0, b)), real="complex" not in spec.dtype)
         for h, k, (a, b) in zip(spec.input_size, spec.kernel_size, spec.padding, strict=True)
     )
 
@@ -157,10 +178,10 @@ def batch_flops(spec: ConvSpec, input_points: float, kernel_points: float, outpu
 
 
 def fft_flops(spec: ConvSpec) -> int:
-    """See :func:`batch_flops`: each transform is of the whole plane."""
-    points = prod(transform_sizes(spec))
-    transform = 2.5 * points * log2(points + 1)
-    return batch_flops(spec, transform, transform, transform, points / 2)
+    """See :func:`batch_flops`: each transform is of the whole plane; of complex numbers it is twice the work."""
+    points, parts = prod(transform_sizes(spec)), 2 if "complex" in spec.dtype else 1
+    transform = 2.5 * parts * points * log2(points + 1)
+    return batch_flops(spec, transform, transform, transform, parts * points / 2)
 
 
 def fft_workspace(spec: ConvSpec) -> int:
@@ -191,5 +212,5 @@ transform_rival = partial(
     pool=_fft_workers,
     bound=fft_bound,
     requires=REQUIRES,
-    limits=LIMITS,
+    limits=replace(LIMITS, dtypes=(*FLOATS, "complex64", "complex128")),
 )

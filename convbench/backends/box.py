@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from convbench import bounds
 from convbench.algorithms.box import Box, additions_passed, why_not_box
 from convbench.backend import AlgorithmBackend
 from convbench.bounds import ErrorBound
 from convbench.ops import front_doors
-from convbench.refusals import WHOLE_FORWARD_FAMILY, Limits
+from convbench.refusals import WHOLE_FAMILY
 from convbench.spec import ConvSpec
 
 
@@ -20,6 +22,6 @@ BACKEND = AlgorithmBackend(
     summary="running sums by addition chains, mixed by GEMM",
     algorithm=Box,
     bound=_bound,
-    limits=Limits(dtypes=WHOLE_FORWARD_FAMILY.dtypes, axes=WHOLE_FORWARD_FAMILY.axes, also=why_not_box),
+    limits=replace(WHOLE_FAMILY, ops=("forward", "input_grad"), also=why_not_box),
 )
-conv, convolve, correlate, plan = front_doors("box")
+__getattr__ = front_doors("box")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from convbench.algorithms.direct import ShiftAndAdd
+from convbench.algorithms.family import planned
 from convbench.backend import AlgorithmBackend
 from convbench.ops import front_doors
-from convbench.refusals import WHOLE_FORWARD_FAMILY, Limits
+from convbench.refusals import WHOLE_FAMILY
 
-LIMITS = Limits(dtypes=WHOLE_FORWARD_FAMILY.dtypes, axes=WHOLE_FORWARD_FAMILY.axes)
 BACKEND = AlgorithmBackend(
-    name="direct-numpy", summary="shift and add over taps, in blocks", algorithm=ShiftAndAdd, limits=LIMITS
+    name="direct-numpy",
+    summary="shift and add over taps, in blocks",
+    algorithm=planned(ShiftAndAdd),
+    native=ShiftAndAdd.native,
+    limits=WHOLE_FAMILY,
 )
-conv, convolve, correlate, plan = front_doors("direct-numpy")
+__getattr__ = front_doors("direct-numpy")

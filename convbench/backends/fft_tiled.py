@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from convbench import bounds
-from convbench.algorithms.fft_tiled import TiledFFT, choose_tiling, overlap
-from convbench.algorithms.tiling import reach_of
+from convbench.algorithms.fft_tiled import TiledFFT, choose_tiling
+from convbench.algorithms.tiling import does_itself, overlap, reach_of, values_summed
 from convbench.arrays import numpy_namespace
 from convbench.backend import AlgorithmBackend
 from convbench.bounds import ErrorBound
 from convbench.ops import front_doors
-from convbench.refusals import Limits
+from convbench.refusals import FLOATS_AND_COMPLEX, WHOLE_FAMILY
 from convbench.spec import ConvSpec
 from convbench.transforms import fftw_transforms
 
 
 def _bound(spec: ConvSpec) -> ErrorBound:
     tiling = choose_tiling(spec)
-    return bounds.fft(spec, prod(tiling.size), reach_of(spec, tiling), overlap(tiling))
+    summed = values_summed(spec, tiling)
+    return bounds.fft(spec, prod(tiling.size), reach_of(spec, tiling), overlap(tiling), summed)
 
 
 BACKEND = AlgorithmBackend(
     name="fft-tiled",
     summary="overlap-save FFT by FFTW",
     algorithm=TiledFFT,
+    native=does_itself,
     bound=_bound,
     requires={"pyfftw": "pyfftw"},
     ns=lambda: numpy_namespace(fftw_transforms()),
-    limits=Limits(axes=(1, 2, 3)),
+    limits=replace(WHOLE_FAMILY, dtypes=FLOATS_AND_COMPLEX, axes=(1, 2, 3)),
 )
-conv, convolve, correlate, plan = front_doors("fft-tiled")
+__getattr__ = front_doors("fft-tiled")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from convbench.algorithms.family import planned
 from convbench.algorithms.im2col import Im2colFull
 from convbench.backend import AlgorithmBackend
-from convbench.backends.im2col import LIMITS
 from convbench.ops import front_doors
+from convbench.refusals import WHOLE_FAMILY
 
 BACKEND = AlgorithmBackend(
-    name="im2col-full", summary="all columns of an example + GEMM", algorithm=Im2colFull, limits=LIMITS
+    name="im2col-full",
+    summary="all columns of an example + GEMM",
+    algorithm=planned(Im2colFull),
+    native=Im2colFull.native,
+    limits=WHOLE_FAMILY,
 )
-conv, convolve, correlate, plan = front_doors("im2col-full")
+__getattr__ = front_doors("im2col-full")

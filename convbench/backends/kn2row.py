@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from convbench.algorithms.kn2row import kn2row
-from convbench.backend import AlgorithmBackend
-from convbench.backends.im2col import LIMITS
-from convbench.ops import front_doors
+from dataclasses import replace
 
-BACKEND = AlgorithmBackend(name="kn2row", summary="one GEMM a tap, accumulated", algorithm=kn2row, limits=LIMITS)
-conv, convolve, correlate, plan = front_doors("kn2row")
+from convbench.algorithms.kn2row import kn2row, why_not_kn2row
+from convbench.backend import AlgorithmBackend
+from convbench.ops import front_doors
+from convbench.refusals import WHOLE_FAMILY
+
+BACKEND = AlgorithmBackend(
+    name="kn2row",
+    summary="one GEMM a tap, accumulated",
+    algorithm=kn2row,
+    limits=replace(WHOLE_FAMILY, also=why_not_kn2row),
+)
+__getattr__ = front_doors("kn2row")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from convbench import bounds
-from convbench.algorithms.matrix import DenseMatrix, why_not_dense
+from convbench.algorithms.matrix import DenseMatrix, has_matrix, why_not_dense
 from convbench.backend import AlgorithmBackend
 from convbench.bounds import ErrorBound
 from convbench.ops import front_doors
-from convbench.refusals import WHOLE_FORWARD_FAMILY
+from convbench.refusals import WHOLE_FAMILY
 from convbench.spec import ConvSpec
 
 
@@ -22,7 +22,8 @@ BACKEND = AlgorithmBackend(
     name="matrix-dense",
     summary="its matrix in full, by GEMM",
     algorithm=DenseMatrix,
+    native=has_matrix,
     bound=_bound,
-    limits=replace(WHOLE_FORWARD_FAMILY, also=why_not_dense),
+    limits=replace(WHOLE_FAMILY, also=why_not_dense),
 )
-conv, convolve, correlate, plan = front_doors("matrix-dense")
+__getattr__ = front_doors("matrix-dense")

@@ -12,7 +12,7 @@ from typing import Any
 from convbench.arrays import Array
 from convbench.backend import FunctionBackend, Plan
 from convbench.ops import front_doors
-from convbench.refusals import Limits
+from convbench.refusals import NUMPY_DTYPES, Limits
 from convbench.spec import ConvSpec
 from convbench.threads import Pool
 
@@ -28,8 +28,11 @@ _PIECE = 8192  # outputs of a row that stay in the first-level cache, and that a
 
 
 @cache
-def _compiled(dtype: str) -> Any:
-    """Compile for contiguous arrays of one dtype, once a machine where Numba finds a folder to keep it in."""
+def _compiled(dtype: str, result_dtype: str) -> Any:
+    """Compile for contiguous arrays of one dtype, once a machine where Numba finds a folder to keep it in.
+
+    Products of narrow integers are 64-bit ones in Numba.
+    """
     library = _library()
     piece = _PIECE
     int64, njit, prange, types = library.int64, library.njit, library.prange, library.types
@@ -78,7 +81,7 @@ def _compiled(dtype: str) -> Any:
 
     read = types.Array(getattr(types, dtype), 5, "C", readonly=True)
     sizes = types.UniTuple(int64, 3)
-    signature = types.void(read, read, types.Array(read.dtype, 5, "C"), int64, sizes, sizes, sizes)
+    signature = types.void(read, read, types.Array(getattr(types, result_dtype), 5, "C"), int64, sizes, sizes, sizes)
     # Sums may be reordered and products fused into them; NaN and infinity stay what they are.
     options: dict[str, Any] = {"parallel": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
     try:
@@ -98,11 +101,13 @@ def _conv(spec: ConvSpec, x: Array, w: Array) -> Array:
     """Axes that the spec has not are of size 1. An input that is not contiguous is copied."""
     import numpy as np
 
-    y = np.empty((*spec.output_shape[:2], *_three(spec.output_size)), x.dtype)
+    y = np.empty((*spec.output_shape[:2], *_three(spec.output_size)), spec.result_dtype)
     x = np.ascontiguousarray(x).reshape(*x.shape[:2], *_three(spec.input_size))
     before = tuple(before for before, _ in spec.padding)
     with _one_at_a_time():
-        _compiled(spec.dtype)(x, w, y, spec.groups, _three(spec.stride), _three(spec.dilation), _three(before, 0))
+        _compiled(spec.dtype, spec.result_dtype)(
+            x, w, y, spec.groups, _three(spec.stride), _three(spec.dilation), _three(before, 0)
+        )
     return y.reshape(spec.output_shape)
 
 
@@ -121,7 +126,7 @@ class _NumbaBackend(FunctionBackend):
     def _plan(self, spec: ConvSpec, threads: int) -> Plan:
         library = _library()
         library.get_num_threads()  # which chooses the threading layer
-        _compiled(spec.dtype)
+        _compiled(spec.dtype, spec.result_dtype)
         return super()._plan(spec, min(threads, library.config.NUMBA_NUM_THREADS))
 
 
@@ -132,8 +137,9 @@ BACKEND = _NumbaBackend(
     function=_conv,
     prepare=_prepare,
     prepared=lambda spec: spec.flip * prod(spec.weight_shape) * spec.itemsize,
+    accumulates=lambda spec: spec.result_dtype,
     pool=_POOL.held,
     requires={"numba": "numba"},
-    limits=Limits(dtypes=("float32", "float64", "complex64", "complex128")),
+    limits=Limits(dtypes=tuple(name for name in NUMPY_DTYPES if name != "float16")),
 )
-conv, convolve, correlate, plan = front_doors("numba")
+__getattr__ = front_doors("numba")

@@ -1,4 +1,8 @@
-"""``opencv``: ``cv2.filter2D``, which filters directly or, for large kernels, by DFT in blocks."""
+"""``opencv``: ``cv2.filter2D``, which filters directly or, for large kernels, by DFT in blocks.
+
+Images of 8 or 16 bits are filtered into float32, or into float64 where sums may be larger than 2²⁴, and then are exact.
+By DFT they are filtered into float64, as OpenCV transforms bytes in float32 otherwise; what it leaves is rounded away.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +11,45 @@ from math import log2, prod
 
 from convbench import bounds
 from convbench.arrays import Array
-from convbench.backends._opencv import BOUNDARIES, anchor, as_image, pad, rival
+from convbench.backends._opencv import BOUNDARIES, LIMITS, anchor, as_image, pad, rival
 from convbench.backends._planes import Frame, conv_by_planes, planes_workspace, prepare_planes
 from convbench.bounds import ErrorBound, gamma
 from convbench.ops import front_doors
-from convbench.spec import ConvSpec
+from convbench.spec import DTYPES, ConvSpec
 
-#: Taps from which ``filter2D`` transforms (``dftFilter2D`` in OpenCV's filter.dispatch.cpp; the manual's "11 x 11").
-_DFT_TAPS = {"float32": 130, "float64": 50}
+#: Integer images that ``filter2D`` takes.
+_INTEGERS = ("uint8", "uint16", "int16")
+
+
+def _dft_taps(spec: ConvSpec) -> int:
+    """Return from how many taps ``filter2D`` transforms.
+
+    ``dftFilter2D`` in OpenCV's filter.dispatch.cpp; the manual's "11 x 11".
+    """
+    return 130 if spec.dtype == "float32" else 50
+
+
+def _plane_dtype(spec: ConvSpec) -> str:
+    """Return what a plane is filtered into."""
+    return "float64" if "int" in spec.dtype and _transforms(spec) else spec.accumulate_dtype
 
 
 def _pack(spec: ConvSpec, kernel: Array) -> Array:
     import numpy as np
 
-    return np.ascontiguousarray(as_image(kernel))
+    return np.ascontiguousarray(as_image(kernel), _plane_dtype(spec))
 
 
 def _filter(plane: Array, kernel: Array, frame: Frame, out: Array) -> None:
     import cv2
 
     border = getattr(cv2, BOUNDARIES[frame.boundary])
-    cv2.filter2D(as_image(plane), -1, kernel, dst=as_image(out), anchor=anchor(frame), borderType=border)
+    depth = cv2.CV_32F if out.dtype.itemsize == 4 else cv2.CV_64F
+    cv2.filter2D(as_image(plane), depth, kernel, dst=as_image(out), anchor=anchor(frame), borderType=border)
 
 
 def _transforms(spec: ConvSpec) -> bool:
-    return prod(spec.kernel_size) >= _DFT_TAPS[spec.dtype]
+    return prod(spec.kernel_size) >= _dft_taps(spec)
 
 
 def _blocks(spec: ConvSpec) -> list[tuple[int, int, int]]:
@@ -64,7 +82,7 @@ def _bound(spec: ConvSpec) -> ErrorBound:
     twiddle factors from the one before (dxt.cpp): they err by up to 2 eps·n/2 (Higham 2002, lemma 3.5), which adds to
     theorem 24.2's η.
     """
-    if not _transforms(spec):
+    if not _transforms(spec) or "int" in spec.dtype:
         return bounds.direct(spec)
     import cv2
 
@@ -100,11 +118,13 @@ def _workspace(spec: ConvSpec) -> int:
 BACKEND = rival(
     name="opencv",
     summary="cv2.filter2D, planes one by one; DFT in double from 130 taps (float64: 50)",
-    function=conv_by_planes(_filter, pad),
+    function=conv_by_planes(_filter, pad, _plane_dtype),
     prepare=prepare_planes(_pack),
-    prepared=lambda spec: prod(spec.weight_shape) * spec.itemsize,
+    prepared=lambda spec: prod(spec.weight_shape) * DTYPES[_plane_dtype(spec)],
+    accumulates=lambda spec: "float64" if _transforms(spec) else spec.accumulate_dtype,
     workspace=_workspace,
     work=_work,
     bound=_bound,
+    limits=replace(LIMITS, dtypes=(*LIMITS.dtypes, *_INTEGERS)),
 )
-conv, convolve, correlate, plan = front_doors("opencv")
+__getattr__ = front_doors("opencv")

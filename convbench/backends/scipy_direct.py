@@ -1,4 +1,7 @@
-"""``scipy-direct``: SciPy's direct methods, in each number of axes the fastest it has."""
+"""``scipy-direct``: SciPy's direct methods, in each number of axes the fastest it has.
+
+In 2-D there is a circular boundary too, ``correlate2d``'s ``boundary="wrap"``. Its ``symm`` is none of convbench's.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,45 @@ from math import prod
 from convbench.arrays import Array
 from convbench.backend import FunctionBackend
 from convbench.backends._planes import why_not_planes
-from convbench.backends._scipy_signal import LIMITS, REQUIRES, conv_by_planes, padded_elements
+from convbench.backends._scipy_signal import (
+    DIRECT_DTYPES,
+    LIMITS,
+    REQUIRES,
+    conv_by_planes,
+    converted_elements,
+    padded_elements,
+    scipy_mode,
+)
 from convbench.ops import front_doors
-from convbench.spec import ConvSpec
+from convbench.refusals import refuse
+from convbench.spec import DTYPES, ConvSpec
 
 
-def _correlate(plane: Array, kernel: Array, mode: str) -> Array:
+def _correlate(plane: Array, kernel: Array, mode: str, boundary: str) -> Array:
     """``correlate2d`` is eight times as fast as ``correlate(method="direct")`` on images, but 2-D only."""
     from scipy import signal
 
     if plane.ndim == 2:
-        return signal.correlate2d(plane, kernel, mode)
+        return signal.correlate2d(plane, kernel, mode, "wrap" if boundary == "circular" else "fill")
     return signal.correlate(plane, kernel, mode, method="direct")
 
 
 def _workspace(spec: ConvSpec) -> int:
     """A plane's result, and in 1-D and 3-D the full correlation that SciPy crops."""
     full = prod(h + k - 1 + max(0, a) + max(0, b) for h, k, (a, b) in _axes(spec))
-    return (prod(spec.output_size) + 2 * full + padded_elements(spec)) * spec.itemsize
+    elements = prod(spec.output_size) + 2 * full + converted_elements(spec)
+    return elements * DTYPES[spec.result_dtype] + padded_elements(spec) * spec.itemsize
+
+
+def _why_not(spec: ConvSpec) -> str | None:
+    if spec.boundary == "circular":
+        if spec.ndim != 2:
+            return refuse("boundary", f"circular given along {spec.ndim} axes, SciPy has it along 2")
+        if any(k > h for k, h in zip(spec.kernel_size, spec.input_size, strict=True)):
+            return refuse("boundary", "circular given, SciPy wraps a kernel around once at most")
+        if scipy_mode(spec) is None:
+            return refuse("boundary", "circular given, SciPy has it with the padding of its modes same and full only")
+    return why_not_planes(spec, in_double=False)
 
 
 def _axes(spec: ConvSpec) -> list[tuple[int, int, tuple[int, int]]]:
@@ -38,7 +62,8 @@ BACKEND = FunctionBackend(
     kind="rival",
     function=conv_by_planes(_correlate),
     workspace=_workspace,
+    accumulates=lambda spec: spec.result_dtype,
     requires=REQUIRES,
-    limits=replace(LIMITS, also=why_not_planes),
+    limits=replace(LIMITS, dtypes=DIRECT_DTYPES, boundaries=("zero", "circular"), also=_why_not),
 )
-conv, convolve, correlate, plan = front_doors("scipy-direct")
+__getattr__ = front_doors("scipy-direct")

@@ -19,7 +19,7 @@ _DBL_EPSILON = 2.0**-52
 
 
 def _pack(spec: ConvSpec, kernel: Array) -> Array:
-    """Return the kernel in double, as SciPy has it; refuse what SciPy would quietly change.
+    """Return the kernel in double, as SciPy has it, conjugated, as SciPy wants it; refuse what SciPy quietly changes.
 
     Its C code (``ni_filters.c``) leaves out taps of at most DBL_EPSILON, whatever the kernel's scale. In one axis it
     takes a kernel for symmetric or antisymmetric, and reads one half of it, if it is so within DBL_EPSILON. A NaN fails
@@ -27,19 +27,29 @@ def _pack(spec: ConvSpec, kernel: Array) -> Array:
     """
     import numpy as np
 
+    if np.iscomplexobj(kernel):  # a real kernel each
+        for part in (kernel.real, kernel.imag):
+            _check(part.astype(np.float64))
+        return kernel.astype(np.complex128).conj()
     taps = kernel.astype(np.float64)
+    _check(taps)
+    return taps
+
+
+def _check(taps: Array) -> None:
+    import numpy as np
+
     if np.isnan(taps).any():
         raise UnsupportedWeights(refuse("weights", "NaN among them, which ndimage takes for zero"))
-    if spec.ndim > 1 and ((taps != 0) & (np.abs(taps) <= _DBL_EPSILON)).any():
+    if taps.ndim > 1 and ((taps != 0) & (np.abs(taps) <= _DBL_EPSILON)).any():
         raise UnsupportedWeights(refuse("weights", "taps of at most 2⁻⁵² in size, which ndimage leaves out"))
-    if spec.ndim == 1 and taps.size % 2:
+    if taps.ndim == 1 and taps.size % 2:
         before, after = taps[: taps.size // 2], taps[: taps.size // 2 : -1]
         for difference in (before - after, before + after):
             if (np.abs(difference) <= _DBL_EPSILON).all():
                 if difference.any():
                     raise UnsupportedWeights(refuse("weights", "symmetric within 2⁻⁵² only, which ndimage evens out"))
                 break
-    return taps
 
 
 def _filter(plane: Array, taps: Array, frame: Frame, out: Array) -> None:
@@ -62,7 +72,13 @@ def _pad(spec: ConvSpec, plane: Array, margins: tuple[tuple[int, int], ...]) -> 
 
 
 def _prepared(spec: ConvSpec) -> int:
-    return prod(spec.weight_shape) * 8
+    return prod(spec.weight_shape) * (16 if "complex" in spec.dtype else 8)
+
+
+def _workspace(spec: ConvSpec) -> int:
+    """Of complex numbers SciPy filters the parts by the parts, each into a plane of its own, and casts."""
+    complex_planes = 4 * prod(Frame.of(spec).size) * spec.itemsize if "complex" in spec.dtype else 0
+    return planes_workspace(spec) + complex_planes
 
 
 BACKEND = FunctionBackend(
@@ -72,8 +88,11 @@ BACKEND = FunctionBackend(
     function=conv_by_planes(_filter, _pad),
     prepare=prepare_planes(_pack),
     prepared=_prepared,
-    workspace=planes_workspace,
+    workspace=_workspace,
+    accumulates=lambda spec: "complex128" if "complex" in spec.dtype else "float64",
     requires={"scipy": "scipy"},
-    limits=planes_limits(tuple(_MODES), (1, 2, 3)),
+    limits=planes_limits(
+        tuple(_MODES), (1, 2, 3), ("complex64", "complex128", "int8", "uint8", "int16", "uint16", "int32", "uint32")
+    ),
 )
-conv, convolve, correlate, plan = front_doors("scipy-ndimage")
+__getattr__ = front_doors("scipy-ndimage")

@@ -40,11 +40,11 @@ def _blocks(spec: ConvSpec) -> list[tuple[int, int]]:
     for size, kernel, (a, b) in zip(spec.input_size, spec.kernel_size, spec.padding, strict=True):
         size += 0 if whole else max(0, a) + max(0, b)
         long, short = max(size, kernel), min(size, kernel)
-        count, points = 1, int(next_fast_len(long + short - 1, real=True))
+        count, points = 1, int(next_fast_len(long + short - 1, real="complex" not in spec.dtype))
         if 1 < short < long / 2:
             overlap = short - 1
             ideal = float(-overlap * lambertw(-1 / (2 * math.e * overlap), k=-1).real)
-            best = int(next_fast_len(math.ceil(ideal), real=True))
+            best = int(next_fast_len(math.ceil(ideal)))
             if best < long:
                 count, points = -(-long // (best - overlap)), best
         found.append((count, points))
@@ -55,8 +55,9 @@ def _flops(spec: ConvSpec) -> int:
     """See ``batch_flops``: inputs and results have one transform a block, kernels one."""
     per_axis = _blocks(spec)
     blocks, points = prod(count for count, _ in per_axis), prod(size for _, size in per_axis)
-    transform = 2.5 * points * log2(points + 1)
-    return batch_flops(spec, blocks * transform, transform, blocks * transform, blocks * points / 2)
+    parts = 2 if "complex" in spec.dtype else 1
+    transform = 2.5 * parts * points * log2(points + 1)
+    return batch_flops(spec, blocks * transform, transform, blocks * transform, blocks * parts * points / 2)
 
 
 def _workspace(spec: ConvSpec) -> int:
@@ -86,4 +87,4 @@ BACKEND = transform_rival(
     work=_flops,
     bound=_bound,
 )
-conv, convolve, correlate, plan = front_doors("scipy-oa")
+__getattr__ = front_doors("scipy-oa")

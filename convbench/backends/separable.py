@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from convbench import bounds
 from convbench.algorithms.lowrank import factor_error, max_rank
 from convbench.algorithms.separable import EPS, Separable, long_axes, why_not_separable
 from convbench.backend import AlgorithmBackend
 from convbench.bounds import ErrorBound
 from convbench.ops import front_doors
-from convbench.refusals import Limits
+from convbench.refusals import FLOATS, WHOLE_FAMILY
 from convbench.spec import ConvSpec
 
 
@@ -22,6 +24,8 @@ BACKEND = AlgorithmBackend(
     summary="tensor-train factors, 1-D passes as Toeplitz GEMM",
     algorithm=Separable,
     bound=_bound,
-    limits=Limits(axes=tuple(range(2, 9)), also=why_not_separable),
+    limits=replace(
+        WHOLE_FAMILY, dtypes=FLOATS, ops=("forward", "input_grad"), axes=tuple(range(2, 9)), also=why_not_separable
+    ),
 )
-conv, convolve, correlate, plan = front_doors("separable")
+__getattr__ = front_doors("separable")

@@ -1,7 +1,7 @@
 """``torch-channels-last``: ``conv2d`` and ``conv3d`` on tensors with the channels last in memory.
 
 Weights are converted once. So is, in each call, an input that has its channels first; with ``layout=channels_last`` it
-comes as it should be. The result is channels-last in memory in either case, in the shape (N, O, *output_size).
+comes as it should be. Results are channels-last in memory in either case, in the shape (N, C, *size).
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from math import prod
 from typing import Any
 
 from convbench.arrays import Array
-from convbench.backends._torch import LIMITS, columns_bytes, flipped, padded_bytes, pads_itself, rival, torch_conv
+from convbench.backends._torch import (
+    LIMITS,
+    as_weights,
+    memory_format,
+    pads_itself,
+    prepared_bytes,
+    rival,
+    torch_conv,
+    workspace_bytes,
+)
 from convbench.ops import front_doors
-from convbench.spec import ConvSpec
-
-
-def _memory_format(spec: ConvSpec) -> Any:
-    import torch
-
-    return torch.channels_last if spec.ndim == 2 else torch.channels_last_3d
+from convbench.spec import DTYPES, ConvSpec
 
 
 def _prepare(spec: ConvSpec, w: Array) -> Any:
-    return flipped(spec, w).contiguous(memory_format=_memory_format(spec))
+    return as_weights(spec, w).contiguous(memory_format=memory_format(spec, last=True))
 
 
-def _conv(spec: ConvSpec, x: Array, w: Any, bias: Array | None) -> Array:
-    return torch_conv(spec, x, w, bias, pad_first=not pads_itself(spec), memory_format=_memory_format(spec))
+def _prepared(spec: ConvSpec) -> int:
+    return prepared_bytes(spec) + prod(spec.weight_shape) * DTYPES[spec.result_dtype]
 
 
-def _workspace(spec: ConvSpec) -> int:
-    """The padded input where PyTorch does not pad itself, and the converted one where there is something to convert."""
-    padded = 0 if pads_itself(spec) else padded_bytes(spec)
-    converts = spec.layout == "channels_first" and spec.in_channels > 1
-    return columns_bytes(spec) + padded + converts * max(padded, prod(spec.input_shape) * spec.itemsize)
+def _conv(spec: ConvSpec, first: Array, second: Any, bias: Array | None) -> Array:
+    return torch_conv(spec, first, second, bias, pad_first=not pads_itself(spec), last=True)
 
 
 BACKEND = rival(
     name="torch-channels-last",
-    summary="torch.nn.functional.conv2d, conv3d in channels_last memory format, x converted in the call",
+    summary="torch.nn.functional.conv2d, conv3d and their backward in channels_last format, converted in the call",
     function=_conv,
     prepare=_prepare,
-    prepared=lambda spec: 2 * prod(spec.weight_shape) * spec.itemsize,
-    workspace=_workspace,
-    limits=replace(LIMITS, axes=(2, 3), layouts=("channels_first", "channels_last")),
+    prepared=_prepared,
+    workspace=lambda spec: workspace_bytes(spec, pad_first=not pads_itself(spec), last=True),
+    limits=replace(LIMITS, axes=(2, 3)),
 )
-conv, convolve, correlate, plan = front_doors("torch-channels-last")
+__getattr__ = front_doors("torch-channels-last")

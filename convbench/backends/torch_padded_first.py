@@ -1,6 +1,7 @@
 """``torch-padded-first``: ``F.pad``, then a convolution without padding.
 
-The known remedy where oneDNN's kernels for padded input are slow, as for large depthwise ones.
+The known remedy where oneDNN's kernels for padded input are slow, as for large depthwise ones. Gradients are those of
+both steps.
 """
 
 from __future__ import annotations
@@ -8,26 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from convbench.arrays import Array
-from convbench.backends._torch import columns_bytes, flipped, flipped_bytes, padded_bytes, rival, torch_conv
+from convbench.backends._torch import as_weights, prepared_bytes, rival, torch_conv, workspace_bytes
 from convbench.ops import front_doors
 from convbench.spec import ConvSpec
 
 
-def _conv(spec: ConvSpec, x: Array, w: Any, bias: Array | None) -> Array:
-    return torch_conv(spec, x, w, bias, pad_first=True)
-
-
-def _workspace(spec: ConvSpec) -> int:
-    padded = any(max(pair) > 0 for pair in spec.padding)
-    return columns_bytes(spec) + (padded_bytes(spec) if padded else 0)
+def _conv(spec: ConvSpec, first: Array, second: Any, bias: Array | None) -> Array:
+    return torch_conv(spec, first, second, bias, pad_first=True)
 
 
 BACKEND = rival(
     name="torch-padded-first",
-    summary="torch.nn.functional.pad, then conv1d, conv2d, conv3d without padding (float32: oneDNN)",
+    summary="torch.nn.functional.pad, then conv1d, conv2d, conv3d without padding, or backward (float32: oneDNN)",
     function=_conv,
-    prepare=flipped,
-    prepared=flipped_bytes,
-    workspace=_workspace,
+    prepare=as_weights,
+    prepared=prepared_bytes,
+    workspace=lambda spec: workspace_bytes(spec, pad_first=True),
 )
-conv, convolve, correlate, plan = front_doors("torch-padded-first")
+__getattr__ = front_doors("torch-padded-first")

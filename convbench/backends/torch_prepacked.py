@@ -14,7 +14,7 @@ from convbench import bounds
 from convbench.algorithms.blocking import spread_bias
 from convbench.arrays import Array, numpy_namespace
 from convbench.backend import FunctionBackend
-from convbench.backends._torch import LIMITS, POOL, as_tensor, flipped, padded, padded_bytes, pads_itself
+from convbench.backends._torch import LIMITS, POOL, as_tensor, as_weights, padded, padded_bytes, pads_itself
 from convbench.ops import front_doors
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
@@ -34,7 +34,7 @@ def _prepare(spec: ConvSpec, w: Array) -> Any:
     import torch
 
     with torch.inference_mode():
-        weights = flipped(spec, w).contiguous().to_mkldnn()
+        weights = as_weights(spec, w).contiguous().to_mkldnn()
         sizes = (h + a + b for h, (a, b) in zip(spec.input_size, spec.padding, strict=True))
         seen = spec.input_size if pads_itself(spec) else tuple(sizes)
         shape = [max(1, spec.batch), spec.in_channels, *seen]
@@ -85,6 +85,6 @@ BACKEND = _Prepacked(
     pool=POOL.held,
     bound=bounds.direct,
     requires={"torch": "torch"},
-    limits=replace(LIMITS, dtypes=("float32",), axes=(2, 3)),
+    limits=replace(LIMITS, dtypes=("float32",), ops=("forward",), layouts=("channels_first",), axes=(2, 3)),
 )
-conv, convolve, correlate, plan = front_doors("torch-prepacked")
+__getattr__ = front_doors("torch-prepacked")

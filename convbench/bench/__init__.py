@@ -13,6 +13,7 @@ from convbench.bench.cases import Case, Suite, list_suites, load_suite
 from convbench.bench.record import load_results
 from convbench.bench.run import Options, run_cases
 from convbench.errors import SpecError
+from convbench.pooling.spec import PoolSpec
 from convbench.spec import ConvSpec
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Case", "Options", "Suite", "benchmark", "list_suites", "load_results", "load_suite", "run_cases"]
 
-Cases = str | Iterable[str | ConvSpec | Case]
+Cases = str | Iterable[str | ConvSpec | PoolSpec | Case]
 
 
 def benchmark(
@@ -34,9 +35,9 @@ def benchmark(
 
     Parameters
     ----------
-    cases : str or iterable of str, ConvSpec or Case
+    cases : str or iterable of str, ConvSpec, PoolSpec or Case
         A suite's name or file, one line of text, or a list of lines and specs.
-    backends : str or sequence of str or Backend, optional
+    backends : str or sequence of str, Backend or PoolBackend, optional
         One name, or several; None: all that are registered. An object that follows the protocol need not be registered.
     folder : path, optional
         Where to leave the files of the run; None: nowhere.
@@ -81,7 +82,7 @@ def benchmark(
 def _cases(cases: Cases) -> list[Case]:
     if isinstance(cases, str):
         return [Case.parse(cases)] if len(cases.split()) > 1 else list(load_suite(cases).cases)
-    if isinstance(cases, ConvSpec | Case):
+    if isinstance(cases, ConvSpec | PoolSpec | Case):
         cases = [cases]
     if not isinstance(cases, Iterable):
         raise _not_cases(cases)
@@ -93,6 +94,8 @@ def _case(case: object) -> Case:
         return case
     if isinstance(case, ConvSpec):
         return Case(case)
+    if isinstance(case, PoolSpec):
+        return Case.parse(str(case))
     if isinstance(case, str):
         return Case.parse(case)
     raise _not_cases(case)

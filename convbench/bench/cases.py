@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from convbench.bench.data import Data, check_tokens, make_data
+from convbench.bench.data import DEFAULT_INPUT, DEFAULT_WEIGHTS, Data, check_tokens, make_data
+from convbench.bench.families import Family, family_of
 from convbench.errors import SpecError
 from convbench.spec import ConvSpec
 
@@ -28,7 +30,7 @@ class Case:
     ----------
     spec : ConvSpec
     x, w : str
-        Data tokens; see :mod:`convbench.bench.data`.
+        Data tokens, each for an operand that the operation has; see :mod:`convbench.bench.data`.
     seed : int
         Of the random numbers in them.
     weight : int
@@ -55,8 +57,8 @@ class Case:
     """
 
     spec: ConvSpec
-    x: str = "noise"
-    w: str = "random"
+    x: str = DEFAULT_INPUT
+    w: str = DEFAULT_WEIGHTS
     seed: int = 0
     weight: int = field(default=1, compare=False)
     group: str = field(default="", compare=False)
@@ -64,11 +66,17 @@ class Case:
     def __post_init__(self) -> None:
         if isinstance(self.weight, bool) or not isinstance(self.weight, int) or self.weight < 1:
             raise SpecError("weight", self.weight, "must be a whole number ≥ 1")
+        self._check()
+
+    def _check(self) -> None:
         check_tokens(self.spec, self.x, self.w, self.seed)
 
-    @classmethod
-    def parse(cls, line: str) -> Case:
-        """Read the tokens of a spec and, anywhere among them, ``x=``, ``w=``, ``seed=`` and ``count=`` (the weight)."""
+    @staticmethod
+    def parse(line: str) -> Case:
+        """Read the tokens of a spec and, anywhere among them, ``x=``, ``w=``, ``seed=`` and ``count=`` (the weight).
+
+        The spec's tokens say which family of operations the case belongs to (:mod:`convbench.bench.families`).
+        """
         if not isinstance(line, str):
             raise SpecError("line", line, "must be a string such as 'i56x56 k3 p1 f32 x=noise w=random'")
         data: dict[str, str] = {}
@@ -81,10 +89,11 @@ class Case:
             if key in data:
                 raise SpecError(key, token, "is given twice in one line")
             data[key] = value
-        spec = ConvSpec.parse(" ".join(spec_tokens))
+        family = family_of(line)
+        spec = family.parse_spec(" ".join(spec_tokens))
         seed = _whole("seed", data.get("seed", "0"), 0)
         count = _whole(_COUNT_KEY, data.get(_COUNT_KEY, "1"), 1)
-        return cls(spec, data.get("x", "noise"), data.get("w", "random"), seed, count)
+        return family.case_type()(spec, data.get("x", DEFAULT_INPUT), data.get("w", DEFAULT_WEIGHTS), seed, count)
 
     def __str__(self) -> str:
         tokens = [f"{key}={getattr(self, key)}" for key in _DATA_KEYS if getattr(self, key) != _DEFAULTS[key]]
@@ -93,6 +102,17 @@ class Case:
     def data(self) -> Data:
         """Return freshly made operands; errors as in :func:`convbench.bench.data.make_data`."""
         return make_data(self.spec, self.x, self.w, self.seed)
+
+    def truth(self, data: Data) -> Any:
+        """Return the right answer for these operands, which judges results as :class:`convbench.oracle.Truth` does."""
+        from convbench.oracle import Truth
+
+        return Truth(self.spec, *data)
+
+    @property
+    def family(self) -> Family:
+        """The family of operations that the case belongs to."""
+        return family_of(str(self.spec))
 
 
 def _whole(key: str, text: str, least: int) -> int:

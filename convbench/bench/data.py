@@ -22,7 +22,8 @@ Weights (shape ``spec.weight_shape``):
 ``@file``     a ``.npy`` array
 
 A unit-sum kernel serves every pair of channels, divided by C/groups. The bias is standard normal. Each operand
-draws from its own stream, so that weights do not depend on the input's size.
+draws from its own stream, so that weights do not depend on the input's size. In a gradient, g takes the place of x
+or w; it is standard normal, or small integers.
 """
 
 from __future__ import annotations
@@ -38,22 +39,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convbench.errors import MissingDependency, SpecError, UnsupportedSpec
+from convbench.errors import MissingDependency, SpecError
 from convbench.spec import ConvSpec
 
 __all__ = ["Data", "check_tokens", "make_data", "mirrored", "photograph"]
 
 Floats = NDArray[Any]
+DEFAULT_INPUT, DEFAULT_WEIGHTS = "noise", "random"
+_STREAMS = ("x", "w", "bias", "g")
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _LEAST_DECADE = -6  # of x=range: about as far down as float32 sees beside 1
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 
 
 class Data(NamedTuple):
-    """Operands of one case, C-contiguous (channels last in memory if the spec says so); ``bias`` may be None."""
+    """Operands of one case, named by ``spec.operand_names``, C-contiguous (or channels last, as the spec says)."""
 
-    x: NDArray[Any]
-    w: NDArray[Any]
+    first: NDArray[Any]
+    second: NDArray[Any]
     bias: NDArray[Any] | None
 
     def copy(self) -> Data:
@@ -78,7 +81,9 @@ def check_tokens(spec: ConvSpec, x: str, w: str, seed: object) -> None:
     """Raise SpecError if a token is unknown, does not suit the spec, or names a file that is not there."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SpecError("seed", seed, "must be a whole number ≥ 0")
-    for name, text in (("x", x), ("w", w)):
+    for name, text, default in (("x", x, DEFAULT_INPUT), ("w", w, DEFAULT_WEIGHTS)):
+        if name not in spec.operand_names and text != default:
+            raise SpecError(name, text, f"has no place in op={spec.op}, which takes {' and '.join(spec.operand_names)}")
         broken = _token(name, text).rule(spec)
         if broken:
             raise SpecError(name, text, broken)
@@ -91,24 +96,31 @@ def make_data(spec: ConvSpec, x: str, w: str, seed: int) -> Data:
     ------
     SpecError
         For an unknown token, one that does not suit the spec, or a file that is missing or of another size.
-    UnsupportedSpec
-        If ``spec.op`` is not "forward".
     MissingDependency
         If a photograph is wanted and Matplotlib or Pillow is not installed.
     """
-    if spec.op != "forward":
-        raise UnsupportedSpec(f"op: no data are made for {spec.op}, only for forward")
     if spec.dtype == "bfloat16":
         raise SpecError("dtype", spec.dtype, "NumPy has no such dtype; use f32 or f16")
     check_tokens(spec, x, w, seed)
-    streams = [np.random.default_rng([seed, operand]) for operand in range(3)]
+
+    def stream(name: str) -> np.random.Generator:
+        return np.random.default_rng([seed, _STREAMS.index(name)])
+
+    def operand(name: str) -> NDArray[Any]:
+        if name == "g":
+            values = _normal(spec, spec.output_shape, stream(name))
+        else:
+            values = _token(name, {"x": x, "w": w}[name]).make(spec, stream(name))
+        values = _contiguous(values, spec)
+        if name != "w" and spec.layout == "channels_last":
+            values = np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)
+        return values
+
+    first, second = spec.operand_names
     bias = None
     if spec.bias_shape is not None:
-        bias = _contiguous(_normal(spec, spec.bias_shape, streams[2]), spec)
-    values = _contiguous(_token("x", x).make(spec, streams[0]), spec)
-    if spec.layout == "channels_last":
-        values = np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)
-    return Data(values, _contiguous(_token("w", w).make(spec, streams[1]), spec), bias)
+        bias = _contiguous(_normal(spec, spec.bias_shape, stream("bias")), spec)
+    return Data(operand(first), operand(second), bias)
 
 
 def _contiguous(values: Floats, spec: ConvSpec) -> NDArray[Any]:

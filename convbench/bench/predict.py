@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from convbench.backend import Backend
+from convbench.backend import Backend, second_operand
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
 
@@ -26,7 +26,7 @@ _MOST_KERNELS = 2**14  # pairs of channels: some backends transform or factorise
 _MOST_WEIGHTS = 2**22
 _DENSE = 64  # times the nominal work: the backend multiplies by a dense matrix
 _LEAST_FLOPS = 10**6  # below this, what a call costs is mostly the call itself
-_ALIKE = ("op", "in_channels", "out_channels", "stride", "dilation", "groups", "tile", "boundary", "layout", "dtype")
+_ALIKE = ("op", "in_channels", "out_channels", "stride", "dilation", "groups", "boundary", "layout", "dtype")
 _NEAR = 8  # a timed call tells of others up to so many times as large; beyond, two probes say more
 
 
@@ -117,7 +117,8 @@ def expected_prepare_seconds(prepared_bytes: int, known: Sequence[Known]) -> flo
 
 
 def _alike(a: ConvSpec, b: ConvSpec) -> bool:
-    return a.ndim == b.ndim and all(getattr(a, name) == getattr(b, name) for name in _ALIKE)
+    tiles = [spec.tile == spec.output_size or spec.tile for spec in (a, b)]  # unshared at any size, or of one period
+    return a.ndim == b.ndim and tiles[0] == tiles[1] and all(getattr(a, name) == getattr(b, name) for name in _ALIKE)
 
 
 def shrink(spec: ConvSpec, max_flops: float = PROBE_FLOPS) -> ConvSpec:
@@ -145,7 +146,8 @@ def shrink(spec: ConvSpec, max_flops: float = PROBE_FLOPS) -> ConvSpec:
 
 def _too_many_weights(spec: ConvSpec) -> bool:
     kernels = spec.out_channels * spec.in_channels // spec.groups
-    return spec.terms > _MOST_TERMS or kernels > _MOST_KERNELS or spec.out_channels * spec.terms > _MOST_WEIGHTS
+    terms = spec.in_channels // spec.groups * prod(spec.kernel_size)
+    return terms > _MOST_TERMS or kernels > _MOST_KERNELS or spec.out_channels * terms > _MOST_WEIGHTS
 
 
 def _with_fewer_weights(spec: ConvSpec) -> ConvSpec:
@@ -239,21 +241,21 @@ def _timed(backend: Backend, spec: ConvSpec, threads: int, *, once: bool = False
 
     None if the backend refuses the spec, or would take too long.
     """
-    if prod(spec.output_shape) == 0 or backend.why_not(spec) is not None:
+    if 0 in spec.output_shape or backend.why_not(spec) is not None:
         return None
     began = time.perf_counter()
     plan = backend.plan(spec, threads=threads)
     if plan.flops > _MOST_FLOPS:
         return None
-    x, w, bias = _ones(spec)
-    weights = plan.prepare(w)
+    first, second, bias = _ones(spec)
+    weights = second_operand(plan, second)
     setup_s = time.perf_counter() - began
     if not once:
-        plan(x, weights, bias)
+        plan(first, weights, bias)
     seconds = math.inf
     for _ in range(1 if once else 2):
         began = time.perf_counter()
-        plan(x, weights, bias)
+        plan(first, weights, bias)
         seconds = min(seconds, time.perf_counter() - began)
         if seconds > _CLEAR_S:
             break
@@ -265,6 +267,6 @@ def _timed(backend: Backend, spec: ConvSpec, threads: int, *, once: bool = False
 def _ones(spec: ConvSpec) -> tuple[Any, Any, Any]:
     import numpy as np
 
-    shapes = (spec.input_shape, spec.weight_shape, spec.bias_shape)
-    x, w, bias = (None if shape is None else np.ones(shape, spec.dtype) for shape in shapes)
-    return x, w, bias
+    shapes = (*spec.operand_shapes, spec.bias_shape)
+    first, second, bias = (None if shape is None else np.ones(shape, spec.dtype) for shape in shapes)
+    return first, second, bias

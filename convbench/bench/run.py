@@ -16,12 +16,13 @@ from statistics import median
 from convbench.backend import Backend
 from convbench.bench.cases import Case
 from convbench.bench.environment import describe, thread_pools, utc_now
+from convbench.bench.families import Family, only_family
 from convbench.bench.predict import Known
 from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, Record, append
 from convbench.bench.timing import MIN_SAMPLE_S, fair_share, heap_set_aside
 from convbench.bench.worker import SLOW_CALL_S, Evidence, Limits, Verified, sample, verify
 from convbench.errors import MissingDependency, SpecError
-from convbench.registry import all_backends, get_backend, protocol_problem, what_is_missing
+from convbench.registry import what_is_missing
 from convbench.threads import resolve
 
 __all__ = ["Event", "Options", "PairDone", "PairVerified", "PassStarted", "Started", "new_run_folder", "run_cases"]
@@ -153,8 +154,8 @@ def run_cases(
     UnknownBackend
         Before any work.
     SpecError
-        Before any work, for a folder that cannot be written or holds a run, repeated cases or backends, or a
-        case whose file is of another size.
+        Before any work, for a folder that cannot be written or holds a run, repeated cases or backends, cases of
+        several families of operations, or a case whose file is of another size.
     KeyboardInterrupt
         Passes through; what was measured is in the file.
     """
@@ -219,7 +220,7 @@ class _Run:
         self.began = time.perf_counter()
         self.cases = list(cases)
         _refuse_repeats("cases", [str(case) for case in self.cases])
-        self.backends = _find_backends(backends)
+        self.backends = _find_backends(backends, only_family(str(case) for case in self.cases))
         _refuse_repeats("backends", [backend.name for backend in self.backends])
         drop = "reference" if backends is None else None
         self.pairs = [
@@ -408,23 +409,14 @@ def _refuse_repeats(name: str, lines: Sequence[str]) -> None:
         raise SpecError(name, repeated, "is given twice")
 
 
-def _find_backends(backends: str | Sequence[str | Backend] | None) -> list[Backend]:
+def _find_backends(backends: str | Sequence[str | Backend] | None, family: Family) -> list[Backend]:
     if backends is None:
-        return list(all_backends().values())
+        return list(family.all_backends().values())
     if isinstance(backends, str):
         backends = [backends]
     if not isinstance(backends, Iterable):
         raise SpecError("backends", backends, "must be registered names or backends, in a list")
-    found = []
-    for backend in backends:
-        if isinstance(backend, str):
-            found.append(get_backend(backend))
-            continue
-        problem = protocol_problem(backend)
-        if problem:
-            raise SpecError("backends", type(backend).__name__, f"must be registered names or backends: {problem}")
-        found.append(backend)
-    return found
+    return [family.get_backend(each) if isinstance(each, str) else family.adopt(each) for each in backends]
 
 
 class _HeldData:

@@ -12,8 +12,8 @@ from fractions import Fraction
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from convbench.bench.families import family_of
 from convbench.errors import MissingDependency, SpecError
-from convbench.spec import ConvSpec
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -136,9 +136,9 @@ def _given(value: Any, default: Any) -> Any:
 
 def _case_fields(case: str, line: str) -> dict[str, Any]:
     """Fields worth plotting against. The case is not parsed as one: its files may be on another machine."""
-    spec = ConvSpec.parse(line)
-    values = {name: getattr(spec, name) for name in _SPEC_FIELDS}
-    firsts = {name: value[0] if isinstance(value, tuple) else value for name, value in values.items()}
+    spec = family_of(line).parse_spec(line)
+    values = {name: getattr(spec, name, None) for name in _SPEC_FIELDS}  # None: the family has no such thing
+    firsts = {name: next(iter(value), None) if isinstance(value, tuple) else value for name, value in values.items()}
     tokens = dict(token.split("=", 1) for token in case.split() if token.startswith(("x=", "w=")))
     return {**firsts, "ndim": spec.ndim, "x": tokens.get("x", "noise"), "w": tokens.get("w", "random")}
 

@@ -15,16 +15,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from convbench.backend import Backend
+from convbench.backend import Backend, second_operand
 from convbench.bench.cases import Case
 from convbench.bench.data import Data
 from convbench.bench.environment import utc_now
-from convbench.bench.predict import PROBE_FLOPS, Known, expected_prepare_seconds, expected_seconds
+from convbench.bench.predict import PROBE_FLOPS, Known, expected_prepare_seconds
 from convbench.bench.record import TIME_SPENT, Record
 from convbench.bench.timing import garbage_collector_off, measure
 from convbench.errors import BackendUnavailable, MissingDependency, UnsupportedSpec, one_line
-from convbench.memory import measure_workspace
-from convbench.oracle import Truth
 from convbench.refusals import memory, refuse
 from convbench.registry import implementation_of
 
@@ -74,9 +72,9 @@ class Evidence:
         return all(bool(np.isfinite(a).all()) for a in self.data if a is not None)
 
     @cached_property
-    def truth(self) -> Truth:
-        """The right answer."""
-        return Truth(self.case.spec, *self.data)
+    def truth(self) -> Any:
+        """The right answer, as :meth:`Case.truth` returns it."""
+        return self.case.truth(self.data)
 
     def let_go_of_truth(self) -> None:
         """Free its memory, several times that of the data; it is worked out again if asked for."""
@@ -211,25 +209,28 @@ def _verify(
         raise _Settled("unsupported", refuse("data", "hold NaN or infinity, which this method spreads"))
     data = evidence.data.copy()
     plan, record.plan_s = _timed(partial(backend.plan, spec, threads=threads))
+    record.accumulate_dtype = str(plan.accumulate_dtype)
     record.workspace_declared_bytes = int(plan.workspace_bytes)
     prepared_bytes = int(plan.prepared_bytes)
     _check_memory(record.workspace_declared_bytes + prepared_bytes + spec.bytes_min, limits)
     _check_time(expected_prepare_seconds(prepared_bytes, known), "should take", 0.0, limits)
-    weights, record.prepare_s = _timed(partial(plan.prepare, data.w))
+    weights, record.prepare_s = _timed(partial(second_operand, plan, data.second))
     setup_s = record.plan_s + record.prepare_s
     record.flops_executed = int(getattr(weights, "flops", None) or plan.flops)
     expected_s = 0.0
     if limits.calls > 1 or spec.flops > PROBE_FLOPS:  # else the one call is no longer than those that predict it
-        expected_s = expected_seconds(backend, spec, threads, flops=record.flops_executed, known=known)
+        expected_s = evidence.case.family.expected_seconds(
+            backend, spec, threads, flops=record.flops_executed, known=known
+        )
     _check_time(setup_s, "should take", expected_s, limits)
-    traced = partial(measure_workspace, backend, spec, *data, threads=threads)
+    traced = partial(evidence.case.family.measure_workspace, backend, spec, data, threads)
     if SLOW_CALL_S <= expected_s < _UNTRACED_CALL_S and limits.calls > 1:
         del plan, weights  # the traced call makes its own
         record.workspace_measured_bytes, y = traced()
         verified.call_s = expected_s
         _judge(verified, backend, y, evidence)
         return
-    y, first_call_s = _timed(partial(plan, data.x, weights, data.bias))
+    y, first_call_s = _timed(partial(plan, data.first, weights, data.bias))
     record.first_call_s = verified.call_s = first_call_s
     _judge(verified, backend, y, evidence)
     verified.known = Known(spec, record.flops_executed, first_call_s, prepared_bytes, record.prepare_s)
@@ -314,9 +315,9 @@ def sample(
     with _outcome(record):
         data = evidence.data.copy()
         plan = backend.plan(evidence.case.spec, threads=record.threads)
-        weights = plan.prepare(data.w)
+        weights = second_operand(plan, data.second)
         with garbage_collector_off():
-            call = partial(plan, data.x, weights, data.bias)
+            call = partial(plan, data.first, weights, data.bias)
             taken = measure(call, budget_s, enough=enough, most=most, cold=verified.call_s >= SLOW_CALL_S)
         record.samples_s, record.batch, record.stop_reason = taken.samples_s, taken.batch, taken.stop_reason
         judge_again(replace(verified, record=record), backend, taken.result, evidence)

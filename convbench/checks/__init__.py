@@ -26,12 +26,13 @@ from convbench.refusals import TOPICS
 from convbench.registry import get_backend, protocol_problem
 from convbench.spec import ConvSpec
 
-__all__ = ["RULES", "Check", "CheckResult", "battery", "check_backend"]
+__all__ = ["REFUSAL", "RULES", "Check", "CheckResult", "battery", "check_backend", "specs_to_try"]
 
 #: Every rule that a willing backend is held to, and the specs it applies to.
 RULES = (*CONTRACT, *NUMERICS, *PROPERTIES)
 
-_DRAWS_PER_SPEC = 20  # random specs drawn at most for each one that is wanted
+#: The rule for a spec that a backend does not take: one check, whose message is the reason.
+REFUSAL = "refusal-agrees-with-plan"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def check_backend(backend: Backend | str, *, specs: int = 60, seed: int = 0) -> 
     backend : Backend or str
         Any object that follows the protocol, registered or not, or a registered name.
     specs : int
-        Random specs that the backend takes, beyond the fixed ones at the edges and the larger ones.
+        Random specs, no two alike and the same for every backend, beside the fixed ones at the edges and the larger
+        ones. Half of them are of the whole family, half are what most backends take.
     seed : int
         Of the random specs and of all data.
 
@@ -152,11 +154,10 @@ def _battery(backend: Backend, specs: int, seed: int) -> Iterator[Check]:
     if not _says_none(backend.unavailable):
         yield Check("availability-agrees-with-plan", backend.name, None, partial(_unavailable_agrees, backend))
         return
-    taken = tried = 0
-    for spec in _specs_to_try(backend, specs, seed):
-        tried += 1
+    to_try, taken = specs_to_try(specs, seed), 0
+    for spec in to_try:
         if not _says_none(partial(backend.why_not, spec)):
-            yield Check("refusal-agrees-with-plan", backend.name, spec, partial(_refusal_agrees, backend, spec))
+            yield Check(REFUSAL, backend.name, spec, partial(_refusal_agrees, backend, spec))
             continue
         taken += 1
         subject = Subject(backend, spec, seed)
@@ -164,7 +165,7 @@ def _battery(backend: Backend, specs: int, seed: int) -> Iterator[Check]:
             if applies(spec):
                 yield Check(rule_name(rule), backend.name, spec, partial(rule, subject))
     if not taken:
-        yield Check("takes-some-spec", backend.name, None, partial(_takes_nothing, tried))
+        yield Check("takes-some-spec", backend.name, None, partial(_takes_nothing, len(to_try)))
 
 
 def rule_name(rule: CheckFunction) -> str:
@@ -172,20 +173,17 @@ def rule_name(rule: CheckFunction) -> str:
     return rule.__name__.replace("_", "-")
 
 
-def _specs_to_try(backend: Backend, wanted: int, seed: int) -> Iterator[ConvSpec]:
-    """Return the fixed specs, then random ones of both kinds until enough of them are willing."""
-    fixed = [ConvSpec.parse(line) for line in EDGE_LINES + LARGE_LINES]
-    yield from fixed
-    rng, seen, willing = np.random.default_rng(seed), set(map(str, fixed)), 0
-    for draw in range(_DRAWS_PER_SPEC * wanted):
-        spec = random_spec(rng, common=draw % 2 == 0)
-        if str(spec) in seen:
-            continue
-        seen.add(str(spec))
-        yield spec
-        willing += _says_none(partial(backend.why_not, spec))
-        if willing == wanted:
-            return
+def specs_to_try(count: int, seed: int) -> list[ConvSpec]:
+    """Return what every backend is asked: the fixed specs, then ``count`` random ones, no two alike.
+
+    Every other random one stays within what most backends take; the rest are of the whole family.
+    """
+    specs = {str(spec): spec for spec in map(ConvSpec.parse, EDGE_LINES + LARGE_LINES)}
+    rng, wanted = np.random.default_rng(seed), len(specs) + count
+    while len(specs) < wanted:
+        spec = random_spec(rng, common=len(specs) % 2 == 0)
+        specs.setdefault(str(spec), spec)
+    return list(specs.values())
 
 
 def _says_none(question: Callable[[], str | None]) -> bool:

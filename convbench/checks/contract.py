@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convbench.backend import second_operand
 from convbench.checks.subject import CheckFunction, Failure, Refusal, Subject, require_equal
 from convbench.errors import SpecError
 from convbench.memory import measure_workspace, slack_bytes
@@ -38,10 +39,12 @@ def why_not_agrees_with_plan(subject: Subject) -> None:
             raise Failure(f"plan.{name} must be an integer ≥ 0, got {value!r}")
     if plan.accumulate_dtype not in DTYPES:
         raise Failure(f"plan.accumulate_dtype must be one of {', '.join(DTYPES)}, got {plan.accumulate_dtype!r}")
+    if subject.backend.kind == "own" and plan.accumulate_dtype != spec.accumulate_dtype:
+        raise Failure(f"plan.accumulate_dtype must be {spec.accumulate_dtype} here, got {plan.accumulate_dtype}")
 
 
 def many_calls_of_one_plan_are_all_right(subject: Subject) -> None:
-    """Weights prepared beforehand, new data in each call, and earlier results stay as they were."""
+    """Operands prepared beforehand, new data in each call, and earlier results stay as they were."""
     for index in range(_CALLS):
         subject.case(index)
     kept = []
@@ -56,31 +59,44 @@ def many_calls_of_one_plan_are_all_right(subject: Subject) -> None:
 def out_is_honoured(subject: Subject) -> None:
     """The result lies in ``out``, whatever its strides, all of it and nothing beside it."""
     case, spec = subject.case(), subject.spec
+    first, _, bias = case.operands
     for name, arrange in _ARRANGEMENTS.items():
         if not subject.strided and name != "contiguous":
             continue
-        base, view = arrange(_garbage(spec.output_shape, spec.result_dtype))
+        base, view = arrange(_garbage(spec.result_shape, spec.result_dtype))
         before, out = base.copy(order="K"), subject.send(view)
-        given = subject.plan()(subject.send(case.operands.x), case.weights, subject.send(case.operands.bias), out)
+        given = subject.plan()(subject.send(first), case.second, subject.send(bias), out)
         if given is not out:
             raise Failure(f"{name} out: the plan returns another object than out")
         subject.judge(case.truth, subject.fetch(out), f"{name} out")
         if subject.strided:
-            view[...] = _garbage(spec.output_shape, spec.result_dtype)  # so that only what lies beside it can differ
+            view[...] = _garbage(spec.result_shape, spec.result_dtype)  # so that only what lies beside it can differ
             require_equal(base, before, f"the memory beside a {name} out")
 
 
+def results_are_laid_out_as_the_spec_says(subject: Subject) -> str | None:
+    """Channels last in memory, as the operands are, without being asked by ``out``; a rival's library may differ."""
+    if not subject.strided:
+        raise Refusal("its arrays have no strides")
+    y = np.moveaxis(subject.run_case(), 1, -1)
+    if y.flags.c_contiguous:
+        return None
+    if subject.backend.kind != "own":
+        return f"strides of {y.strides}, channels last"
+    raise Failure(
+        f"channels must lie next to each other in memory; strides of (N, *space, C) {y.shape} are {y.strides}"
+    )
+
+
 def inputs_are_untouched(subject: Subject) -> None:
-    """x, w and bias hold the same bytes after ``prepare`` and a run."""
-    arrays = [None if a is None else a.copy(order="K") for a in subject.case().operands]
-    before = [None if a is None else a.copy(order="K") for a in arrays]
-    x, w, bias = arrays
-    assert x is not None
-    assert w is not None
-    prepared = subject.plan().prepare(subject.send(w))
+    """The operands hold the same bytes after ``prepare`` and a run."""
+    operands = subject.case().operands.copies()
+    before = operands.copies()
+    first, second, bias = operands
+    prepared = second_operand(subject.plan(), subject.send(second))
     for _ in range(2):
-        subject.call(x, prepared, bias)
-        for name, now, then in zip(("x", "w", "bias"), arrays, before, strict=True):
+        subject.call(first, prepared, bias)
+        for name, now, then in zip((*subject.spec.operand_names, "bias"), operands, before, strict=True):
             if now is not None and then is not None:
                 require_equal(now, then, f"{name} after the run")
 
@@ -91,14 +107,15 @@ def any_strides_will_do(subject: Subject) -> None:
         raise Refusal("its arrays have no strides")
     case = subject.case()
     for name, arrange in _ARRANGEMENTS.items():
-        x, w, bias = (None if a is None else arrange(a)[1] for a in case.operands)
-        for array in (x, w, bias):
-            if array is not None:
-                array.flags.writeable = False
-        assert x is not None
-        assert w is not None
-        y = subject.call(x, subject.plan().prepare(w), bias)
+        first, second, bias = (None if a is None else _read_only(arrange(a)[1]) for a in case.operands)
+        assert first is not None
+        y = subject.call(first, second_operand(subject.plan(), second), bias)
         subject.judge(case.truth, y, f"{name}, read-only operands")
+
+
+def _read_only(array: Array) -> Array:
+    array.flags.writeable = False
+    return array
 
 
 def runs_repeat_bit_for_bit(subject: Subject) -> None:
@@ -110,7 +127,7 @@ def runs_repeat_bit_for_bit(subject: Subject) -> None:
 
 def two_threads_may_call_one_plan(subject: Subject) -> None:
     """Two threads, different data, switched as often as the interpreter can."""
-    for index in (0, 2):  # other data and other weights
+    for index in (0, 2):  # other data, and another second operand
         subject.case(index)
     start = Barrier(2)
 
@@ -149,8 +166,7 @@ def workspace_is_declared_honestly(subject: Subject) -> str:
     if not subject.strided:
         raise Refusal("memory: only NumPy's buffers can be measured")
     case = subject.case()
-    x, w, bias = (None if a is None else subject.send(a.copy(order="K")) for a in case.operands)
-    measured, y = measure_workspace(subject.backend, subject.spec, x, w, bias, threads=1)
+    measured, y = measure_workspace(subject.backend, subject.spec, *case.operands.copies(), threads=1)
     declared, slack = subject.plan().workspace_bytes, slack_bytes(subject.spec)
     if measured > declared + slack:
         raise Failure(
@@ -178,33 +194,40 @@ def _malformed(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
     """Return what must be refused, by name."""
     spec, case, plan = subject.spec, subject.case(), subject.plan()
     other = "float64" if spec.dtype == "float32" else "float32"
-    x, w, bias = map(subject.send, case.operands)
+    names, (first_shape, second_shape) = spec.operand_names, spec.operand_shapes
+    first, second, bias = map(subject.send, case.operands)
 
-    def ones(shape: tuple[int, ...], dtype: str) -> Any:
+    def ones(shape: tuple[int, ...], dtype: str = spec.dtype) -> Any:
         return subject.send(np.ones(shape, dtype))
 
     def longer(shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[:-1], shape[-1] + 1)
 
-    yield "x of another shape", lambda: plan(ones(longer(spec.input_shape), spec.dtype), case.weights, bias)
-    yield f"x of {other}", lambda: plan(ones(spec.input_shape, other), case.weights, bias)
-    yield "w of another shape", lambda: plan.prepare(ones(longer(spec.weight_shape), spec.dtype))
-    yield f"w of {other}", lambda: plan.prepare(ones(spec.weight_shape, other))
+    def take(array: Any) -> Any:
+        """Hand over another second operand."""
+        return plan(first, array) if names[1] == "g" else plan.prepare(array)
+
+    yield f"{names[0]} of another shape", lambda: plan(ones(longer(first_shape)), case.second, bias)
+    yield f"{names[0]} of {other}", lambda: plan(ones(first_shape, other), case.second, bias)
+    yield f"{names[1]} of another shape", lambda: take(ones(longer(second_shape)))
+    yield f"{names[1]} of {other}", lambda: take(ones(second_shape, other))
     if spec.bias_shape is None:
-        yield "a bias that the spec has not", lambda: plan(x, case.weights, ones((spec.out_channels,), spec.dtype))
+        yield "a bias that the spec has not", lambda: plan(first, case.second, ones((spec.out_channels,)))
     else:
         shape = longer(spec.bias_shape)
-        yield "a missing bias", lambda: plan(x, case.weights)
-        yield "a bias of another shape", lambda: plan(x, case.weights, ones(shape, spec.dtype))
-    too_large = ones(longer(spec.output_shape), spec.result_dtype)
-    yield "out of another shape", lambda: plan(x, case.weights, bias, too_large)
-    yield f"out of {other}", lambda: plan(x, case.weights, bias, ones(spec.output_shape, other))
+        yield "a missing bias", lambda: plan(first, case.second)
+        yield "a bias of another shape", lambda: plan(first, case.second, ones(shape))
+    too_large = ones(longer(spec.result_shape), spec.result_dtype)
+    wrong_type = "float64" if spec.result_dtype == "float32" else "float32"
+    yield "out of another shape", lambda: plan(first, case.second, bias, too_large)
+    yield f"out of {wrong_type}", lambda: plan(first, case.second, bias, ones(spec.result_shape, wrong_type))
     if subject.strided:
-        read_only = np.ones(spec.output_shape, spec.result_dtype)
-        read_only.flags.writeable = False
-        yield "a read-only out", lambda: plan(x, case.weights, bias, read_only)
-    if type(case.weights) is not type(w):
-        yield "weights that are not prepared", lambda: plan(x, w, bias)
+        read_only = _read_only(np.ones(spec.result_shape, spec.result_dtype))
+        yield "a read-only out", lambda: plan(first, case.second, bias, read_only)
+    if names[1] == "g":
+        yield "weights to prepare for the weight gradient", lambda: plan.prepare(ones(spec.weight_shape))
+    elif type(case.second) is not type(second):
+        yield "weights that are not prepared", lambda: plan(first, second, bias)
     yield "threads=0", lambda: subject.backend.plan(spec, threads=0)
 
 
@@ -270,6 +293,10 @@ CONTRACT: tuple[tuple[CheckFunction, Callable[[ConvSpec], bool]], ...] = (
     (why_not_agrees_with_plan, _always),
     (many_calls_of_one_plan_are_all_right, _always),
     (out_is_honoured, _always),
+    (
+        results_are_laid_out_as_the_spec_says,
+        lambda spec: spec.layout == "channels_last" and spec.op != "weight_grad" and 0 not in spec.result_shape,
+    ),
     (inputs_are_untouched, _always),
     (any_strides_will_do, _always),
     (runs_repeat_bit_for_bit, _always),

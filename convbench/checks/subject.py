@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from math import prod
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -14,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from convbench.arrays import Array, numpy_namespace
-from convbench.backend import Backend, Plan
+from convbench.backend import Backend, Plan, second_operand
 from convbench.bounds import ErrorBound
 from convbench.checks.specs import STRUCTURES, Numbers, Structure, gaussian
 from convbench.errors import UnsupportedWeights
@@ -24,8 +26,8 @@ from convbench.spec import ConvSpec
 
 __all__ = ["Case", "CheckFunction", "Failure", "Operands", "Refusal", "Subject", "require_equal"]
 
-#: Which weights the calls of the cases 0, 1, 2, … use: old ones come back after new ones.
-_WEIGHTS_OF_CASE = (0, 0, 1, 0, 1, 2, 0)
+#: Which second operand the calls of the cases 0, 1, 2, … use: old ones come back after new ones.
+_SECOND_OF_CASE = (0, 0, 1, 0, 1, 2, 0)
 _MOST_BYTES = 256 * 2**20  # of prepared weights and workspace; several batteries may run side by side
 
 
@@ -38,20 +40,24 @@ class Refusal(Exception):
 
 
 class Operands(NamedTuple):
-    """Host arrays of a spec's shapes."""
+    """Host arrays of a spec's shapes, in the order of ``spec.operand_names``."""
 
-    x: NDArray[Any]
-    w: NDArray[Any]
+    first: NDArray[Any]
+    second: NDArray[Any]
     bias: NDArray[Any] | None
+
+    def copies(self) -> Operands:
+        """Copy every array, its order in memory kept."""
+        return Operands(*(None if a is None else a.copy(order="K") for a in self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Operands and the truth about them, prepared weights in the backend's form."""
+    """Operands and the truth about them, the second also as the backend's plan takes it."""
 
     operands: Operands
     truth: Truth
-    weights: Any
+    second: Any
 
 
 class Subject:
@@ -118,6 +124,8 @@ class Subject:
     @cached_property
     def structure(self) -> Structure:
         """The least structured kind of weights that is taken."""
+        if "w" not in self.spec.operand_names:
+            return STRUCTURES[0]
         for structure in STRUCTURES:
             try:
                 self._try(structure)
@@ -139,31 +147,37 @@ class Subject:
     def _try(self, structure: Structure) -> None:
         self.plan().prepare(self.send(structure.make(gaussian(self.rng("structure")), self.spec)))
 
-    def weights(self, numbers: Numbers) -> NDArray[Any]:
-        """Draw weights that the backend takes."""
-        return self.laid_out(self.structure.make(numbers, self.spec))
-
-    def draw(self, numbers: Numbers) -> Operands:
-        """Fill the operands."""
+    def operand(self, name: str, numbers: Numbers) -> NDArray[Any]:
+        """Draw one operand: weights that the backend takes, x and g in the spec's order in memory."""
         spec = self.spec
-        x = self.laid_out(numbers(spec.input_shape, spec.dtype))
-        bias = None if spec.bias_shape is None else numbers(spec.bias_shape, spec.dtype)
-        return Operands(x, self.weights(numbers), bias)
+        if name == "w":
+            return self.structure.make(numbers, spec)
+        return self.laid_out(numbers(spec.input_shape if name == "x" else spec.output_shape, spec.dtype))
+
+    def draw(self, numbers: Numbers, second: Numbers | None = None) -> Operands:
+        """Fill the operands, the second from numbers of its own if given."""
+        names, bias_shape = self.spec.operand_names, self.spec.bias_shape
+        first = self.operand(names[0], numbers)
+        bias = None if bias_shape is None else numbers(bias_shape, self.spec.dtype)
+        return Operands(first, self.operand(names[1], second or numbers), bias)
 
     def laid_out(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return ``array`` in the spec's order in memory; its shape stays."""
-        if self.spec.layout == "channels_first" or array.ndim != 2 + self.spec.ndim:
+        """Return x or g in the spec's order in memory; its shape stays."""
+        if self.spec.layout == "channels_first":
             return array
         return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
 
     def case(self, index: int = 0) -> Case:
-        """Return Gaussian operands: new ones each, but for the weights, which come from few sets."""
+        """Return Gaussian operands: new ones each, but for the second, which comes from few sets."""
         if index not in self._cases:
-            fresh = self.draw(gaussian(self.rng(f"case {index}")))
-            w = self.weights(gaussian(self.rng(f"weights {_WEIGHTS_OF_CASE[index]}")))
-            operands = fresh._replace(w=w)
-            self._cases[index] = Case(operands, Truth(self.spec, *operands), self.prepare(w))
+            second = gaussian(self.rng(f"second {_SECOND_OF_CASE[index]}"))
+            operands = self.draw(gaussian(self.rng(f"case {index}")), second)
+            self._cases[index] = Case(operands, self.truth(operands), self.prepare(operands.second))
         return self._cases[index]
+
+    def truth(self, operands: Operands) -> Truth:
+        """Return the truth about operands; backends that are asked the same share it."""
+        return _TRUTHS.of(self.spec, operands)
 
     # -- running ------------------------------------------------------------------------------
 
@@ -184,32 +198,30 @@ class Subject:
         """Convert from the backend's kind of array."""
         return np.asarray(array) if self.strided else np.asarray(self._namespace.to_host(array))
 
-    def prepare(self, w: NDArray[Any], threads: int = 1) -> Any:
-        """Prepare a copy of the weights, so that a backend that overwrites them spoils its own run alone."""
-        return self.plan(threads).prepare(self.send(w.copy(order="K")))
+    def prepare(self, second: NDArray[Any], threads: int = 1) -> Any:
+        """Make the second operand what the plan takes: from a copy, so that a backend spoils its own run alone."""
+        return second_operand(self.plan(threads), self.send(second.copy(order="K")))
 
     def call(
-        self, x: NDArray[Any], weights: Any, bias: NDArray[Any] | None, out: Any = None, threads: int = 1
+        self, first: NDArray[Any], second: Any, bias: NDArray[Any] | None, out: Any = None, threads: int = 1
     ) -> NDArray[Any]:
-        """Run the plan on prepared weights and bring the result back."""
-        return self.fetch(self.plan(threads)(self.send(x), weights, self.send(bias), out))
+        """Run the plan on an operand that :meth:`prepare` made and bring the result back."""
+        return self.fetch(self.plan(threads)(self.send(first), second, self.send(bias), out))
 
     def run(self, operands: Operands, threads: int = 1) -> NDArray[Any]:
         """Prepare and run on copies."""
-        x, w, bias = (None if a is None else a.copy(order="K") for a in operands)
-        assert x is not None
-        assert w is not None
-        return self.call(x, self.prepare(w, threads), bias, threads=threads)
+        first, second, bias = operands.copies()
+        return self.call(first, self.prepare(second, threads), bias, threads=threads)
 
     def run_case(self, index: int = 0) -> NDArray[Any]:
         """Run a case on copies."""
         case = self.case(index)
-        bias = case.operands.bias
-        return self.call(case.operands.x.copy(order="K"), case.weights, None if bias is None else bias.copy())
+        first, _, bias = case.operands.copies()
+        return self.call(first, case.second, bias)
 
-    def run_integers(self, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None) -> NDArray[Any]:
+    def run_integers(self, first: NDArray[Any], second: NDArray[Any], bias: NDArray[Any] | None) -> NDArray[Any]:
         """Run on small integers; round where the algorithm is exact only after rounding."""
-        y = self.run(Operands(x, w, bias))
+        y = self.run(Operands(first, second, bias))
         return y if self.bound.exact_on_integers else np.rint(y)
 
     # -- judging ------------------------------------------------------------------------------
@@ -225,6 +237,37 @@ class Subject:
     def reason(self, error: Exception) -> str:
         """Return a refusal's text without the backend's name in front."""
         return str(error).removeprefix(f"{self.backend.name}: ")
+
+
+class _Truths:
+    """The truths of late: all backends are asked the same, and a truth may cost more than what it judges."""
+
+    def __init__(self, most_elements: int) -> None:
+        self._most, self._kept = most_elements, 0
+        self._truths: OrderedDict[tuple[str, bytes], Truth] = OrderedDict()
+
+    def of(self, spec: ConvSpec, operands: Operands) -> Truth:
+        digest = blake2b()
+        for array in operands:
+            digest.update(b"none" if array is None else array.tobytes())
+        key = (str(spec), digest.digest())
+        if key not in self._truths:
+            self._truths[key] = Truth(spec, *operands)
+            self._kept += _elements(spec)
+        self._truths.move_to_end(key)
+        truth = self._truths[key]
+        while self._kept > self._most:
+            _, oldest = self._truths.popitem(last=False)
+            self._kept -= _elements(oldest.spec)
+        return truth
+
+
+def _elements(spec: ConvSpec) -> int:
+    """What a truth holds: the operands, the result and its scale."""
+    return sum(map(prod, spec.operand_shapes)) + 2 * prod(spec.result_shape)
+
+
+_TRUTHS = _Truths(2**24)  # elements: those of all fixed specs and of some hundred random ones
 
 
 #: A check raises Failure or Refusal, or returns a remark for the passed result.

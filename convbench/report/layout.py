@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from convbench.bench.cases import Case
-from convbench.spec import DTYPES, ConvSpec
+from convbench.bench.families import family_of
+from convbench.spec import DTYPES
 
 __all__ = ["Layout", "case_spec", "data_title", "layout_of"]
 
@@ -76,13 +78,14 @@ class Layout:
         return f"{_NUMERIC[self.varies]} {self.symbol}" if self.varies else ""
 
 
-def case_spec(case: str) -> ConvSpec:
+def case_spec(case: str) -> Any:
     """Return the spec of a case line: its tokens without the data tokens.
 
     >>> print(case_spec("i8x8 k3 f32 x=photo w=gaussian seed=1"))
     n1 c1 o1 i8x8 k3 f32
     """
-    return ConvSpec.parse(" ".join(token for key, token in _tokens(case).items() if key not in _DATA_DEFAULTS))
+    line = " ".join(token for key, token in _tokens(case).items() if key not in _DATA_DEFAULTS)
+    return family_of(line).parse_spec(line)
 
 
 def layout_of(cases: Iterable[str]) -> Layout:
@@ -138,7 +141,8 @@ def data_title(panel: str) -> str:
 def _tokens(case: str) -> dict[str, str]:
     """Split a case line into its tokens, each under the name of what it sets; data tokens are always there."""
     given = {_token_key(token): token for token in case.split()}
-    data = {key: given.pop(key, f"{key}={default}") for key, default in _DATA_DEFAULTS.items()}
+    defaults = {key: text for key, text in _DATA_DEFAULTS.items() if not (key == "w" and "pool" in given)}
+    data = {key: given.pop(key, f"{key}={default}") for key, default in defaults.items()}
     return given | data
 
 
@@ -162,6 +166,6 @@ def _written(case: str, keys: Iterable[str]) -> str:
 
 def _number(case: str, name: str) -> int | None:
     """Return the field's value if it is one number or the same along every axis."""
-    value = getattr(case_spec(case), name)
+    value = getattr(case_spec(case), name, ())  # nothing: the family has no such field
     values = set(value) if isinstance(value, tuple) else {value}
     return int(values.pop()) if len(values) == 1 else None
