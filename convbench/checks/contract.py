@@ -166,8 +166,11 @@ def workspace_is_declared_honestly(subject: Subject) -> str:
     if not subject.strided:
         raise Refusal("memory: only NumPy's buffers can be measured")
     case = subject.case()
-    measured, y = measure_workspace(subject.backend, subject.spec, *case.operands.copies(), threads=1)
     declared, slack = subject.plan().workspace_bytes, slack_bytes(subject.spec)
+    for _ in range(2):  # a table of Python's own that happens to grow does not do so twice
+        measured, y = measure_workspace(subject.backend, subject.spec, *case.operands.copies(), threads=1)
+        if measured <= declared + slack:
+            break
     if measured > declared + slack:
         raise Failure(
             f"declares {human_bytes(declared)} of workspace and needs {human_bytes(measured)}, "
