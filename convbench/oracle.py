@@ -428,7 +428,7 @@ class Truth:
         shared = self.spec.op == "forward" and not self.spec.tile
         if not message and bound.energy and shared and np.isfinite(self.scale).all():
             message = self._complaint_of_energy(error, bound)
-        return Verdict(not message, ratio, float(norm), bound_ratio, message)
+        return Verdict(not message, ratio, norm, bound_ratio, message)
 
     def _complaint_of_energy(self, error: NDArray[Any], bound: ErrorBound) -> str:
         found = np.sqrt((error**2).sum(axis=tuple(range(2, 2 + self.spec.ndim))))
