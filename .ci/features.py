@@ -9,8 +9,10 @@ Rows of backends whose library is not installed here stay as they are, and are n
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
+from convbench.features import NOTES
 from convbench.registry import _built_in, get_backend, what_is_missing
 from convbench.report.features import feature_grids
 
@@ -28,7 +30,7 @@ def matrix(written: str) -> str:
         rows = [row for row in rows if _name(row) in _built_in()]  # not those of other distributions
         rows = [row if _installed(_name(row)) else row_of.get(_name(row), row) for row in rows]
         tables.append("\n".join([f"**{title}**", "", head, rule, *rows]))
-    return "\n" + "\n\n".join(tables) + "\n\n"
+    return "\n" + "\n\n".join([*tables, *map(textwrap.fill, NOTES)]) + "\n\n"
 
 
 def _name(row: str) -> str:

@@ -38,6 +38,10 @@ class Namespace:
         Return when all work handed to the device is done.
     assign : callable
         ``assign(target, source)``: copy, converting to the target's dtype.
+    conjugate : callable
+        ``conjugate(target)``: take the complex conjugate in place.
+    increase : callable
+        ``increase(target, values)``: target += values, of whatever dtype, with the usual broadcasting.
     reshape : callable
         ``reshape(x, shape)`` or ``reshape(x, shape, copy=False)``, which raises ValueError if it would copy.
     windows : callable
@@ -63,6 +67,8 @@ class Namespace:
     to_host: Callable[[Array], Any]
     synchronize: Callable[[], None]
     assign: Callable[[Array, Array], None]
+    conjugate: Callable[[Array], None]
+    increase: Callable[[Array, Array], None]
     reshape: Callable[..., Array]
     windows: Callable[..., Array]
     add: Callable[[Array, Array, Array], None]
@@ -124,6 +130,9 @@ def numpy_namespace(transforms: Transforms | None = None) -> Namespace:
     def assign(target: Array, source: Array) -> None:
         target[...] = source
 
+    def conjugate(target: Array) -> None:
+        np.conjugate(target, out=target)
+
     def multiply_add(acc: Array, a: Array, b: Array, scratch: Array) -> None:
         np.multiply(a, b, out=scratch)
         np.add(acc, scratch, out=acc)
@@ -135,6 +144,8 @@ def numpy_namespace(transforms: Transforms | None = None) -> Namespace:
         to_host=np.asarray,
         synchronize=lambda: None,
         assign=assign,
+        conjugate=conjugate,
+        increase=lambda target, values: np.add(target, values, out=target),
         reshape=np.ndarray.reshape,
         windows=windows,
         add=lambda a, b, out: np.add(a, b, out=out),
@@ -172,6 +183,12 @@ def standard_namespace(xp: Any) -> Namespace:
     def assign(target: Array, source: Array) -> None:
         target[...] = source if source.dtype == target.dtype else xp.astype(source, target.dtype)
 
+    def conjugate(target: Array) -> None:
+        target[...] = xp.conj(target)
+
+    def increase(target: Array, values: Array) -> None:
+        target[...] = target + (values if values.dtype == target.dtype else xp.astype(values, target.dtype))
+
     def add(a: Array, b: Array, out: Array) -> None:
         out[...] = a + b
 
@@ -197,6 +214,8 @@ def standard_namespace(xp: Any) -> Namespace:
         to_host=np.asarray,
         synchronize=lambda: None,
         assign=assign,
+        conjugate=conjugate,
+        increase=increase,
         reshape=reshape,
         windows=windows,
         add=add,

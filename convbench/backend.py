@@ -198,7 +198,7 @@ class _CheckedPlan(ABC):
             If the algorithm needs structure that ``w`` has not.
         """
         if not self._prepares:
-            raise SpecError("w", "weights", "are not used by op=weight_grad: call plan(x, g)")
+            raise SpecError("op", self.spec.op, "has no weights to prepare: call plan(x, g)")
         self._check("w", w, self._second_shape, self._dtype)
         return Prepared(self.spec, self.backend, w, *self._prepare(w))
 
@@ -267,7 +267,8 @@ class _CheckedPlan(ABC):
                 f"{self.backend}: "
                 + refuse(
                     "dtype",
-                    f"max|{self._names[0]}|·max|{self._names[1]}|·terms = {total:.3g} could overflow "
+                    f"max|{self._names[0]}|·max|{self._names[1]}|·terms"
+                    f"{' + max|bias|' * (bias is not None)} = {total:.3g} could overflow "
                     f"{self.spec.result_dtype}; convert to float64 or scale down",
                 )
             )
@@ -372,12 +373,13 @@ class _FunctionPlan(_CheckedPlan):
         raise SpecError("function", given, f"must return a {wanted} for {spec}")
 
     def _add_bias(self, y: Array, x: Array, bias: Array) -> Array:
-        from convbench.algorithms.blocking import spread_bias
+        from convbench.algorithms.blocking import GroupedBias
 
-        spread = spread_bias(self._ns, self.spec, bias)
         if overlap(y, x):  # a function may return a view of its argument
-            return y + spread
-        y += spread
+            y = self._ns.xp.asarray(y, copy=True)
+        spec = self.spec
+        grouped = (spec.batch, spec.groups, spec.out_channels // spec.groups, *spec.output_size)
+        GroupedBias(self._ns, spec, bias).add(self._ns.reshape(y, grouped))
         return y
 
 

@@ -18,9 +18,10 @@ from click.shell_completion import CompletionItem
 import convbench
 from convbench.bench.cases import Case, Suite, list_suites, load_suite
 from convbench.bench.environment import thread_note
-from convbench.bench.families import Convolution, Family, family_of, only_family
+from convbench.bench.families import Convolution, Family, only_family
 from convbench.bench.record import STATUSES
 from convbench.errors import MissingDependency, SpecError, UnknownBackend, one_line
+from convbench.features import NOTES
 from convbench.refusals import human_bytes
 from convbench.registry import backend_names, implementation_of, what_is_missing
 from convbench.report import matrix_specs, write_report
@@ -73,6 +74,7 @@ class _Names(_Text):
 _SUITE = _Names("suite", lambda: list(list_suites()))
 _BACKEND = _Names("backend", backend_names)
 _FOLDER = click.Path(path_type=Path)
+_BASELINE_HELP = f"Of speed-ups; default: of {', '.join(Convolution.baselines)} the one with times on the most cases."
 
 
 class _Seconds(_Float):
@@ -138,7 +140,7 @@ def cli(context: click.Context) -> None:
 @click.option("-k", "pattern", metavar="FILTER", help="Only cases that have each of these tokens: -k 'k3 w=*'.")
 @click.option("--spec", "lines", multiple=True, metavar="LINE", help="A case instead of suites; repeatable.")
 @click.option("--backends", type=_BACKEND, metavar="GLOB,...", help="Only these backends; default: all.")
-@click.option("--baseline", type=_BACKEND, metavar="NAME", help=f"Of speed-ups; default: {Convolution.baseline}.")
+@click.option("--baseline", type=_BACKEND, metavar="NAME", help=_BASELINE_HELP)
 @click.option("--threads", type=_Count(), metavar="N", help="Default: every core.")
 @click.option("--passes", type=_Count(), default=3, show_default=True, metavar="N",
               help="Times that all pairs are gone through.")  # fmt: skip
@@ -208,7 +210,7 @@ def run(
         statuses, interrupted = _measure(screen, cases, names, bool(backends), options, folder, quiet)
     if interrupted:
         screen.note("interrupted: what was measured until now is kept")
-    _conclude(screen, folder, baseline or family.baseline, list(dict.fromkeys(specs)))
+    _conclude(screen, folder, baseline, list(dict.fromkeys(specs)))
     if interrupted:
         return 130
     return int(any(STATUSES.get(status, True) for status in statuses))
@@ -326,7 +328,7 @@ def _measure(
     return list(live.statuses.values()), False
 
 
-def _conclude(screen: Screen, folder: Path, baseline: str, specs: Sequence[ConvSpec] = ()) -> None:
+def _conclude(screen: Screen, folder: Path, baseline: str | None, specs: Sequence[ConvSpec] = ()) -> None:
     """Print the tables of a run, write its report, and say what was written."""
     from convbench.bench.record import load_results
 
@@ -346,12 +348,13 @@ def _conclude(screen: Screen, folder: Path, baseline: str, specs: Sequence[ConvS
     screen.say(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
-def _show_results(screen: Screen, records: pd.DataFrame, baseline: str, specs: Sequence[ConvSpec]) -> None:
+def _show_results(screen: Screen, records: pd.DataFrame, baseline: str | None, specs: Sequence[ConvSpec]) -> None:
     from convbench.report import accuracy, tables
 
     if accuracy.is_untimed(records):
         _show_accuracy(screen, records)
         return
+    baseline = baseline or tables.usual_baseline(records)
     table = tables.figures(records, baseline)
     layout = tables.layout_of_table(table)
     screen.title("Results")
@@ -359,8 +362,8 @@ def _show_results(screen: Screen, records: pd.DataFrame, baseline: str, specs: S
     if screen.live and len(comparison.rows) > _ROWS_SHOWN:
         screen.say(f"{len(comparison.rows)} rows, too many for a terminal: see table.md; what they come to:", "dim")
     else:
-        for name, text in tables.LEGEND.items():
-            screen.say(f"{name}: {text.format(baseline=baseline)}", "dim")
+        for name, text in tables.legend(table, baseline).items():
+            screen.say(f"{name}: {text}", "dim")
         screen.grid(comparison)
     for spec in specs:
         _show_matrix(screen, spec)
@@ -419,7 +422,7 @@ def _show_matrix(screen: Screen, spec: ConvSpec) -> None:
 
 @cli.command()
 @click.argument("folder", metavar="RUN", type=_FOLDER)
-@click.option("--baseline", metavar="NAME", help=f"Of speed-ups; default: {Convolution.baseline}.")
+@click.option("--baseline", metavar="NAME", help=_BASELINE_HELP)
 def report(folder: Path, baseline: str | None) -> None:
     """Print and write a run's tables, plots and page.
 
@@ -441,8 +444,7 @@ def report(folder: Path, baseline: str | None) -> None:
     if baseline is not None and baseline not in names:
         raise SpecError("--baseline", baseline, f"must be one of the backends of this run: {', '.join(names)}")
     folder = folder if folder.is_dir() else folder.parent
-    family = family_of(records[0].spec if records else "")
-    _conclude(screen, folder, baseline or family.baseline, matrix_specs(folder))
+    _conclude(screen, folder, baseline, matrix_specs(folder))
 
 
 # -- check ------------------------------------------------------------------------------------------
@@ -576,6 +578,7 @@ def explain(line: tuple[str, ...], threads: int | None) -> None:
     For example: convbench explain "n1 c64 o64 i56x56 k3 p1 f32"
     """
     spec = Case.parse(" ".join(line)).spec
+    spec = ConvSpec.parse(str(spec))  # says of a line of pooling what there is for it instead
     backends = convbench.explain(spec, threads=threads)  # first: it may have something to complain of
     screen = Screen()
     screen.say(str(spec), "bold")
@@ -586,10 +589,14 @@ def explain(line: tuple[str, ...], threads: int | None) -> None:
     screen.grid(_willingness(backends))
 
 
+_RESULTS = {"forward": "shape of y", "input_grad": "shape of ∂J/∂x", "weight_grad": "shape of ∂J/∂w"}
+
+
 def _derived(spec: ConvSpec) -> Grid:
     padding = " ".join(f"{before}:{after}" for before, after in spec.padding)
     rows = (
         ("output size", "×".join(map(str, spec.output_size)), f"of {'×'.join(map(str, spec.input_size))}"),
+        ("result", "×".join(map(str, spec.result_shape)), _RESULTS[spec.op]),
         ("padding", padding, "before:after, each axis"),
         ("MACs", f"{spec.macs:,}", "padded taps included"),
         ("FLOPs", f"{spec.flops:,}", "2·MACs"),
@@ -642,14 +649,18 @@ def list_command(what: str, pooling: bool, features: bool, markdown: bool) -> No
     else:
         family = _pooling() if pooling else Convolution()
         grids = {"": _suites_grid() if what == "suites" else _backends_grid(family)}
+    notes = NOTES if features else ()
     if markdown:
-        screen.say("\n\n".join(grid.markdown() for grid in grids.values()))
+        parts = [f"**{title}**\n\n" * bool(title) + grid.markdown() for title, grid in grids.items()]
+        screen.say("\n\n".join([*parts, *notes]))
         return
     for title, grid in grids.items():
         if title:
             screen.title(title)
         for part in grid.split(screen.width):
             screen.grid(part)
+    for note in notes:
+        screen.say(f"\n{note}", "dim")
 
 
 def _suites_grid() -> Grid:

@@ -72,5 +72,5 @@ def one_line(text: object) -> str:
 
 
 def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
+    text = " ".join(line.strip() for line in repr(value).splitlines())  # arrays take several
     return text if len(text) <= limit else text[: limit - 1] + "…"

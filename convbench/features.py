@@ -7,12 +7,13 @@ from contextlib import suppress
 from itertools import product
 from math import prod
 
+from convbench.algorithms.rewriting import MOST_PARTS
 from convbench.backend import Backend
 from convbench.errors import SpecError, UnsupportedWeights
 from convbench.registry import refusal_of
 from convbench.spec import ConvSpec
 
-__all__ = ["FEATURES", "supported"]
+__all__ = ["FEATURES", "NOTES", "supported"]
 
 #: Group → feature → the lines that a backend must take, all of them. What a line leaves open is filled in by the first
 #: of :data:`_SIZES` and :data:`_DTYPES` that the backend takes.
@@ -46,10 +47,21 @@ FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "float64": ("f64",),
         "complex": ("complex64", "complex128"),
         "uint8": ("uint8",),
-        "integers": tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+        "int8…16": ("int8", "int16"),
+        "uint16": ("uint16",),
+        "int32…64": ("int32", "int64"),
+        "uint32…64": ("uint32", "uint64"),
         "channels_last": ("layout=channels_last",),
     },
 }
+
+#: What the marks do not say.
+NOTES = (
+    "∂x, ∂w, tiled, unshared: many backends rewrite these as convolutions that they do; unshared ✓ then holds up to "
+    f"{MOST_PARTS} positions with weights of their own, and beyond them the backend says no.",
+    "bfloat16: NumPy has no such dtype, so that no backend here takes it; specs and their lines know it (`bf16`) for "
+    "array libraries that have it.",
+)
 
 _SIZES = ("", "i9x9 k3", "i9 k3", "i9x9x9 k3")
 _DTYPES = ("", "f64")
@@ -60,7 +72,7 @@ def supported(backend: Backend) -> dict[str, bool]:
 
     >>> from convbench import get_backend
     >>> answers = supported(get_backend("winograd-numpy"))
-    >>> answers["stride"], answers["integers"]
+    >>> answers["stride"], answers["int8…16"]
     (True, False)
     """
     answers = {

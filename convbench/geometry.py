@@ -21,6 +21,7 @@ __all__ = [
     "output_size",
     "outputs_in_bounds",
     "positions_reached",
+    "reduced",
     "word_padding",
 ]
 
@@ -135,8 +136,8 @@ def most_reads(size: int, kernel: int, stride: int, dilation: int, before: int, 
     >>> most_reads(9, 3, stride=1, dilation=1, before=1, outputs=9, boundary="zero")
     3
     """
-    common = gcd(stride, dilation)
-    one_position = min(-(-kernel // (stride // common)), -(-outputs // (dilation // common)))
+    tap_step, output_step = reduced(stride, dilation)
+    one_position = min(-(-kernel // tap_step), -(-outputs // output_step))
     outside = max(0, before), max(0, (outputs - 1) * stride + (kernel - 1) * dilation + 1 - before - size)
     period = {"circular": size, "reflect": size - 1}.get(boundary, 0)
     if boundary == "zero":
@@ -179,6 +180,16 @@ def outputs_in_bounds(size: int, kernel: int, stride: int, dilation: int, before
     return max(0, last - first + 1)
 
 
+def reduced(stride: int, dilation: int) -> tuple[int, int]:
+    """Return s' = s/g and d' = d/g with g = gcd(s, d): steps between polyphase components' taps and subgrids' outputs.
+
+    >>> reduced(6, 4)
+    (3, 2)
+    """
+    common = gcd(stride, dilation)
+    return stride // common, dilation // common
+
+
 def positions_reached(kernel: int, stride: int, dilation: int, outputs: int) -> int:
     """Count the distinct values of p·s + k·d along one axis.
 
@@ -186,8 +197,8 @@ def positions_reached(kernel: int, stride: int, dilation: int, outputs: int) -> 
     9
     """
     # equal values form chains of steps (+d, −s) / gcd(s, d): as many chains as pairs less steps inside the box
-    common = gcd(stride, dilation)
-    steps = max(0, outputs - dilation // common) * max(0, kernel - stride // common)
+    tap_step, output_step = reduced(stride, dilation)
+    steps = max(0, outputs - output_step) * max(0, kernel - tap_step)
     return outputs * kernel - steps
 
 

@@ -37,6 +37,11 @@ _LETTER_TOKEN = re.compile(r"([ncoikspdgt])(-?[0-9].*|valid|same|full|unshared)"
 _NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _KINDS = "n c o i k s p d g t, op= boundary= bias= layout=, flip, a dtype such as f32"
 
+_POOLING = (
+    "is a line of pooling, here is wanted one of convolution; pooling has convbench.pooling.pool_plan(line) and "
+    "cb.pool(…) in Python, and 'convbench run --spec' and 'convbench list backends --pooling' on the command line"
+)
+
 
 def format_spec(spec: ConvSpec) -> str:
     """Return the one line that :func:`parse_spec` reads back."""
@@ -71,6 +76,8 @@ def parse_spec(line: str) -> ConvSpec:
     """
     if not isinstance(line, str):
         raise SpecError("line", line, "must be a string such as 'n1 c64 o64 i56x56 k3 p1 f32'")
+    if any(token.startswith("pool=") for token in line.split()):
+        raise SpecError("line", line, _POOLING)
     fields: dict[str, Any] = {}
     for token in line.split():
         name, value = _parse_token(token)

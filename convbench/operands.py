@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from convbench.errors import SpecError
 from convbench.fitting import Padding, input_sizes, kernel_sizes
 from convbench.geometry import output_size, word_padding
-from convbench.spec import DTYPES, ConvSpec, SizeLike, _integer
+from convbench.spec import DTYPES, ConvSpec, SizeLike, _entries, _integer
 
 __all__ = [
     "as_array",
+    "check_dtype",
     "common_dtype",
     "forward_spec",
     "input_grad_spec",
@@ -43,14 +44,33 @@ def as_array(name: str, value: Any) -> Array:
             return np.asarray(value)
         except ValueError as error:
             raise SpecError(name, value, f"must be an array ({error})") from None
-    raise SpecError(name, type(value).__name__, "must be a NumPy array")
+    advice = next((advice for method, advice in _CONVERSIONS.items() if callable(getattr(value, method, None))), "")
+    raise SpecError(name, type(value).__name__, f"must be a NumPy array{advice}")
+
+
+#: Of other arrays: a method that tells what they are, and how they become NumPy's.
+_CONVERSIONS = {
+    "filled": ", without a mask: give .filled(…), say what stands in the masked places",
+    "numpy": ": give .numpy() (of a PyTorch tensor on a device or with a gradient .detach().cpu().numpy())",
+    "__array__": ": give numpy.asarray(…) of it",
+}
+
+
+def check_dtype(name: str, array: Array, allowed: Sequence[str]) -> None:
+    """Refuse a dtype that is not among ``allowed``, or not native, and say how to convert it."""
+    dtype = array.dtype
+    if not dtype.isnative and dtype.newbyteorder("=").name in allowed:
+        rule = f"must have a native dtype: give {name}.astype({name}.dtype.newbyteorder('='))"
+        raise SpecError(name, dtype.str, rule)
+    if dtype.name not in allowed:
+        advice = f"; give {name}.astype('uint8')" if dtype.kind == "b" else ""
+        raise SpecError(name, str(dtype), f"must have a native dtype of {', '.join(allowed)}{advice}")
 
 
 def common_dtype(arrays: dict[str, Array]) -> np.dtype[Any]:
     """Return what the operands promote to, where a spec can have it and it is exact."""
     for name, operand in arrays.items():
-        if operand.dtype.name not in DTYPES or not operand.dtype.isnative:
-            raise SpecError(name, str(operand.dtype), f"must have a native dtype of {', '.join(DTYPES)}")
+        check_dtype(name, operand, tuple(DTYPES))
     kinds = {operand.dtype.name for operand in arrays.values()}
     if "uint64" in kinds and any(name.startswith("int") for name in kinds):
         raise SpecError(
@@ -99,7 +119,7 @@ def input_grad_spec(operands: Operands, dtype: str, *options: Any) -> ConvSpec:
     fitting = [input_sizes(*each) for each in zip(g.shape[2:], kernel, *axes, strict=True)]
     if not _fit(sizes, fitting):
         gives = _joined(max(0, outputs) for outputs in axes.outputs(sizes, kernel))
-        _refuse_size("input_size", size, fitting, f"gives outputs of {gives}, and g has {_joined(g.shape[2:])}")
+        _refuse_size("input_size", size, fitting, f"gives outputs of {gives}, and g has {_joined(g.shape[2:])}", "g")
     spec = ConvSpec(
         op="input_grad",
         batch=g.shape[0],
@@ -126,7 +146,7 @@ def weight_grad_spec(operands: Operands, dtype: str, *options: Any) -> ConvSpec:
     fitting = [kernel_sizes(*each) for each in zip(g.shape[2:], sizes, *axes, strict=True)]
     if not _fit(kernel, fitting):
         gives = _joined(max(0, outputs) for outputs in axes.outputs(sizes, kernel))
-        _refuse_size("kernel_size", size, fitting, f"gives outputs of {gives}, and g has {_joined(g.shape[2:])}")
+        _refuse_size("kernel_size", size, fitting, f"gives outputs of {gives}, and g has {_joined(g.shape[2:])}", "g")
     spec = ConvSpec(
         op="weight_grad",
         batch=x.shape[0],
@@ -213,16 +233,16 @@ class _Axes:
         more = _per_axis("output_padding", extra, len(inputs), least=0)
         room = [max(pair) for pair in zip(self.stride, self.dilation, strict=True)]
         if wanted is not None:
+            sizes = _per_axis("input_size", wanted, len(inputs))
             if any(more):
                 raise SpecError("output_padding", extra, f"and input_size={wanted} say the same; give one of the two")
-            sizes = _per_axis("input_size", wanted, len(inputs))
             pairs = self.pairs(sizes, kernel)
             least = self._least(inputs, kernel, pairs)
             fitting = [range(max(1, first), max(1, first + most)) for first, most in zip(least, room, strict=True)]
             if "same" in self.padding:
                 fitting = [input_sizes(*each) for each in zip(inputs, kernel, *self, strict=True)]
             if not _fit(sizes, fitting):
-                _refuse_size("input_size", wanted, fitting, f"cannot come from x of size {_joined(inputs)}")
+                _refuse_size("input_size", wanted, fitting, f"cannot come from x of size {_joined(inputs)}", "x")
         else:
             if "same" in self.padding:
                 rule = "depends on the size of the result: give input_size, or padding as (before, after) pairs"
@@ -272,9 +292,9 @@ def _expect(name: str, array: Array, shape: Sizes, context: str) -> None:
 
 
 def _per_axis(name: str, value: Any, ndim: int, least: int = 1) -> Sizes:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    entries = _entries(value)
+    if entries is None:
         return (_integer(name, value, least),) * ndim
-    entries = tuple(value)
     if len(entries) != ndim:
         raise SpecError(name, value, f"must be an integer or one for each of the {ndim} spatial axes")
     return tuple(_integer(name, entry, least) for entry in entries)
@@ -284,10 +304,11 @@ def _fit(sizes: Sizes, fitting: Sequence[range]) -> bool:
     return all(size in fits for size, fits in zip(sizes, fitting, strict=True))
 
 
-def _refuse_size(name: str, value: object, fitting: Sequence[range], why: str) -> NoReturn:
-    """Say which sizes would fit."""
+def _refuse_size(name: str, value: object, fitting: Sequence[range], why: str, array: str) -> NoReturn:
+    """Say which sizes would fit; if none would, that the size asked for is not what is wrong."""
     fits = ", ".join(f"{_span(sizes)} along axis {axis}" for axis, sizes in enumerate(fitting))
-    raise SpecError(name, value, f"{why}; what fits: {fits}")
+    blame = "" if all(fitting) else f": {array}, the padding or the stride is at fault"
+    raise SpecError(name, value, f"{why}; what fits: {fits}{blame}")
 
 
 def _span(sizes: range) -> str:

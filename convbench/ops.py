@@ -257,7 +257,8 @@ def conv_bias_grad(g: NDArray[Any], *, bias: str = "channel", tile: TileLike = N
     if g.dtype.kind in "iu" and g.size:
         terms = g.shape[0] * prod(-(-size // t) for size, t in zip(spec.output_size, period, strict=True))
         _refuse_overflow("max|g|·terms", _largest(g) * terms, np.dtype(spec.result_dtype))
-    total = _periodic_sum(g, period, spec.result_dtype)
+    with np.errstate(over="ignore"):  # a sum beyond float16 is infinite, as the layer's own results are
+        total = _periodic_sum(g, period, spec.result_dtype)
     return total.reshape(-1) if form == "channel" else total
 
 
@@ -271,7 +272,7 @@ def _periodic_sum(g: Array, period: Sizes, dtype: str) -> Array:
     phases: list[Any] = [
         range(t) if summed else [slice(size)] for t, size, summed in zip(period, sizes, cycled, strict=True)
     ]
-    sums_in = "float32" if dtype == "float16" else dtype
+    sums_in = "float32" if dtype in ("float16", "bfloat16") else dtype
     for phase in product(*phases):
         alike: Any = [i if isinstance(i, slice) else slice(i, None, t) for i, t in zip(phase, period, strict=True)]
         total[(slice(None), *phase)] = g[(slice(None), slice(None), *alike)].sum(axis=axes, dtype=sums_in)

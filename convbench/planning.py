@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from convbench.backend import Plan
@@ -18,7 +19,7 @@ from convbench.select import choose
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
 
-__all__ = ["Door", "call", "plan"]
+__all__ = ["Door", "call", "is_auto", "plan"]
 
 Array = NDArray[Any]
 
@@ -64,8 +65,17 @@ def plan(spec: ConvSpec | str, backend: str = "auto", *, threads: int | None = N
         spec = ConvSpec.parse(spec)
     if not isinstance(spec, ConvSpec):
         raise SpecError("spec", spec, "must be a ConvSpec or a line such as 'n1 c64 o64 i56x56 k3 p1 f32'")
-    chosen = choose(spec, finite=finite) if backend == "auto" else get_backend(backend)
+    if not isinstance(finite, (bool, np.bool_)):
+        raise SpecError("finite", finite, "must be True, or False if the data may hold NaN or infinity")
+    chosen = choose(spec, finite=bool(finite)) if is_auto(backend) else get_backend(backend)
     return chosen.plan(spec, threads=threads)
+
+
+def is_auto(backend: object) -> bool:
+    """Tell whether this is "auto" and not the name of a backend; refuse what is neither."""
+    if not isinstance(backend, str):
+        raise SpecError("backend", backend, "must be a name from 'convbench list backends', or 'auto'")
+    return backend == "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +110,7 @@ def call(
     try:
         # types too: 1, 1.0 and True are equal, but not equally good; nor are subclasses of arrays
         arrays = [(type(a), a.shape, a.dtype) if a is not None else None for a in operands]
-        signature = (door, *arrays, options, *map(type, options), finite, backend, threads, type(threads))
+        signature = (door, *arrays, options, *map(type, options), finite, type(finite), backend, threads, type(threads))
         ready = _PLANS.get(signature)
     except (AttributeError, TypeError):  # not arrays, or a list among the options
         signature, ready = None, None

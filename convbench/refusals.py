@@ -30,6 +30,7 @@ TOPICS = (
     "no device",
     "dtype",
     "op",
+    "kind",
     "axes",
     "groups",
     "stride",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import prod
@@ -175,13 +175,13 @@ class ConvSpec:
             )
         words = ", ".join(PADDING_WORDS)
         allowed = f"must be one of {words}, an integer, or one integer or (before, after) pair for each axis"
-        if not isinstance(padding, Iterable):
+        entries = _entries(padding)
+        if entries is None:
             return ((_integer("padding", padding, None),) * 2,) * self.ndim
-        entries = tuple(padding)
         if len(entries) != self.ndim:
             hint = "; for (before, after) write ((before, after),)" if self.ndim == 1 and len(entries) == 2 else ""
             raise SpecError("padding", padding, f"{allowed}: {len(entries)} entries for {self.ndim} axes{hint}")
-        pairs = [tuple(e) if isinstance(e, Iterable) and not isinstance(e, str) else (e, e) for e in entries]
+        pairs = [_entries(entry) or (entry, entry) for entry in entries]
         if any(len(pair) != 2 for pair in pairs):
             raise SpecError("padding", padding, allowed)
         return tuple((_integer("padding", a, None), _integer("padding", b, None)) for a, b in pairs)
@@ -207,7 +207,8 @@ class ConvSpec:
         if tile is None:
             return None
         if isinstance(tile, str):
-            _choice("tile", tile, ("unshared",))
+            if tile != "unshared":
+                raise SpecError("tile", tile, "must be 'unshared', an integer or one for each axis")
             return self.output_size
         return _sizes("tile", tile, self.ndim)
 
@@ -358,6 +359,8 @@ class ConvSpec:
     def additions(self) -> int:
         """Exact count: m products summed cost m − 1 additions, one more for a bias.
 
+        For the input gradient it is that of the padded input: adding up what a boundary repeats does not count.
+
         >>> edges = ConvSpec.parse("i280x320 k1x2")  # the book's example: 319·280·3 operations in all
         >>> edges.multiplications + edges.additions
         267960
@@ -445,11 +448,21 @@ def _integer(name: str, value: Any, least: int | None) -> int:
     return number
 
 
+def _entries(value: Any) -> tuple[Any, ...] | None:
+    """Return what a sequence holds; None for one value, such as a number, a word or an array without axes."""
+    if isinstance(value, str):
+        return None
+    try:
+        return tuple(value)
+    except TypeError:
+        return None
+
+
 def _sizes(name: str, value: Any, ndim: int | None) -> Sizes:
     """Normalise an int or a sequence to one integer ≥ 1 per axis."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    entries = _entries(value)
+    if entries is None:
         return (_integer(name, value, 1),) * (ndim or 1)
-    entries = tuple(value)
     if not entries or (ndim is not None and len(entries) != ndim):
         wanted = f"one for each of the {ndim} axes of input_size" if ndim else "at least one axis"
         raise SpecError(name, value, f"must be an integer or {wanted}")

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from convbench.errors import SpecError
 
-__all__ = ["Pool", "available", "blas_threads", "parallel", "pool_sizes", "resolve"]
+__all__ = ["Pool", "available", "blas_threads", "parallel", "pool_sizes", "resolve", "shares"]
 
 _MOST_HELPERS = 255
 
@@ -73,6 +73,15 @@ class _Shared:
         except BaseException:
             self._stopped = True
             raise
+
+
+def shares(extent: int, count: int) -> list[slice]:
+    """Cut ``extent`` into ``count`` parts as equal as they can be.
+
+    >>> shares(5, 2)
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
+    return [slice(extent * part // count, extent * (part + 1) // count) for part in range(count)]
 
 
 def parallel(function: Callable[[Job], None], jobs: Jobs[Job], threads: int) -> None:

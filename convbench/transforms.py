@@ -15,7 +15,7 @@ from math import log2, prod
 from typing import Any, Protocol
 
 from convbench.spec import DTYPES
-from convbench.threads import parallel
+from convbench.threads import parallel, shares
 
 __all__ = [
     "TransformPair",
@@ -203,7 +203,7 @@ def _fftw_plans(source: Any, target: Any, axes: tuple[int, ...]) -> tuple[Any, A
 
 def _parts(extent: int, threads: int) -> list[slice]:
     count = min(extent, threads * _PARTS_PER_THREAD)
-    return [slice(extent * i // count, extent * (i + 1) // count) for i in range(count)]
+    return shares(extent, count)
 
 
 @cache

@@ -319,6 +319,38 @@ class WeightGradientPadOffByOne(Harmless):
         return spec.replace(padding=[(a + shift, b - shift) for a, b in spec.padding])
 
 
+class PhaseOfLaterBlocks(Harmless):
+    """Gradients are summed block by block, and tiles begin anew in each block: only large specs have a second one."""
+
+    caught_by = ("small-integers-are-exact", "gaussian-errors-are-within-the-bound")
+    rows = 62  # of a block
+
+    @property
+    def spoils(self) -> bool:
+        return self.spec.op != "forward" and self.spec.tile is not None and self.spec.output_size[0] > self.rows
+
+    def prepare(self, w: Any, /) -> Any:
+        return [self.inner.prepare(np.roll(w, shift, axis=1)) for shift in ((0, self.rows) if self.spoils else (0,))]
+
+    def __call__(self, x: Any, weights: Any, bias: Any = None, out: Any = None) -> Any:
+        gives_x = self.spec.op == "input_grad"
+        weights = weights if self.spec.operand_names[1] == "w" else [weights]
+        if not self.spoils:
+            return super().__call__(x, weights[0], bias, out)
+        g = np.asarray(x if gives_x else weights[0])
+        first, later = g.copy(), g.copy()
+        first[:, :, self.rows :], later[:, :, : self.rows] = 0, 0
+        if gives_x:
+            parts = [self.inner(part, matrix) for part, matrix in zip((first, later), weights, strict=True)]
+        else:
+            parts = [self.inner(x, first), np.roll(self.inner(x, later), -self.rows, axis=1)]
+        parts[0] += parts[1]
+        if out is None:
+            return parts[0]
+        out[...] = parts[0]
+        return out
+
+
 # -- lost precision, rare numbers ---------------------------------------------------------------
 
 
@@ -574,6 +606,25 @@ class LiesAboutWorkspace(Harmless):
     @property
     def workspace_bytes(self) -> int:
         return 0
+
+
+class LeaksWithTwoThreads(Harmless):
+    """Declares one thread's workspace where it uses two."""
+
+    caught_by = ("workspace-is-declared-honestly",)
+
+    def __init__(self, inner: Backend, name: str, spec: ConvSpec, threads: int | None) -> None:
+        super().__init__(inner, name, spec, threads)
+        self.given = threads or 1
+
+    @property
+    def threads(self) -> int:
+        return self.given
+
+    def change_input(self, x: Any) -> Any:
+        if self.given == 2:
+            np.ones(2**22)  # 32 MiB
+        return x
 
 
 class KeepsUndeclaredWorkspace(Harmless):

@@ -376,6 +376,26 @@ def test_an_absurd_kernel_is_probed_with_a_smaller_one(line: str) -> None:
         assert getattr(small, name) == getattr(spec, name)
 
 
+@pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
+def test_where_weights_outweigh_all_else_the_probe_has_fewer_of_them(op: str) -> None:
+    """Else it spends its time on weights, and scaling by FLOPs makes minutes of milliseconds."""
+
+    def weights_to_samples(spec: ConvSpec) -> float:
+        return math.prod(spec.weight_shape) / (math.prod(spec.input_shape) + math.prod(spec.output_shape))
+
+    for line in (
+        "n8 c256 o512 i8x8 k4 s2 p1",
+        "n2 c512 o512 i7x7 k3 p1",
+        "n16 c512 o4096 i1 k1",
+        "n4 c64 o64 g2 i1 k9 p4",
+    ):
+        spec = ConvSpec.parse(f"op={op} {line}")
+        small = shrink(spec)
+        assert weights_to_samples(small) <= weights_to_samples(spec)
+        assert (small.batch, small.input_size, small.groups) == (spec.batch, spec.input_size, spec.groups)
+        assert small.flops <= 2e7
+
+
 def test_known_calls_are_scaled_by_the_work_really_done() -> None:
     small, middle, large = (ConvSpec.parse(f"i{size}x{size} k9 psame f32") for size in (128, 256, 512))
     known = [Known(small, small.flops, 1.0), Known(middle, middle.flops, 3.0)]
@@ -681,6 +701,7 @@ def test_refusals_carry_their_reason(tmp_path: Path) -> None:
     by_name = {r.backend: r for r in records}
     assert (by_name["fake"].status, by_name["fake"].reason) == ("unsupported", "axes: 2 given, only 1 is done")
     assert by_name["absent"].status == "unavailable"
+    assert by_name["fake"].accumulate_dtype is by_name["absent"].accumulate_dtype is None  # there was no plan
     assert "pip install no-such-package" in by_name["absent"].reason
 
 

@@ -245,6 +245,7 @@ def test_an_ascii_terminal_costs_the_signs_not_the_run() -> None:
         ("explain i8 k", "line: got 'k'; is not a token of the line format"),
         ("explain c6 o4 g4 i8x8 k3", "groups: got 4; must divide in_channels = 6"),
         ("explain i8x8 k9", "gives no output along axis 0"),
+        ("explain pool=max i8x8 k2", "is a line of pooling, here is wanted one of convolution"),
         ("explain", "Missing argument"),
         ("check nope", "backend 'nope' is not registered"),
         ("check fft --specs 0", "'0' is not a whole number ≥ 1"),
@@ -369,6 +370,12 @@ def test_explain_shows_the_books_figures_and_every_backend(capsys: pytest.Captur
     for name in registry.all_backends():
         assert f"\n{name} " in output
     assert "separable own no: kernel size:" in " ".join(output.split())
+
+
+def test_explain_shows_the_shape_of_a_gradient(capsys: pytest.CaptureFixture[str]) -> None:
+    for op, result in (("input_grad", "1×2×8×9 shape of ∂J/∂x"), ("weight_grad", "3×2×3×3 shape of ∂J/∂w")):
+        assert _run("explain", f"op={op} c2 o3 i8x9 k3 f32") == 0
+        assert f"result {result}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_explain_as_a_frame() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from faults import FAULTS, RIGHT, Faulty, Harmless
 
+from convbench.algorithms import blocking
 from convbench.backend import Backend
 from convbench.checks import RULES, CheckResult, battery, check_backend, rule_name
+from convbench.checks.specs import LARGE_LINES
 from convbench.errors import SpecError, UnknownBackend
 from convbench.registry import BrokenBackend, get_backend
 from convbench.spec import ConvSpec
@@ -63,6 +65,17 @@ def test_message_gives_the_size_of_the_error(name):
     assert float(result.message.split("error ")[-1].split()[0]) > 0
 
 
+@pytest.mark.parametrize("name", ["direct-numpy", "im2col"])
+@pytest.mark.parametrize("op", ["input_grad", "weight_grad"])
+def test_phase_of_later_blocks_is_caught_in_gradients(monkeypatch, name, op):
+    """Tiles that begin anew in each block are right in the first one: the larger specs must have several."""
+    cut = blocking._cut
+    monkeypatch.setattr(blocking, "_cut", lambda first, outputs, period: cut(0, outputs, period))
+    tiled = [spec for spec in map(ConvSpec.parse, LARGE_LINES) if spec.op == op and spec.tile]
+    failed = {result.check for result in check_backend(name, specs=tiled) if result.status == "failed"}
+    assert {"small-integers-are-exact", "gaussian-errors-are-within-the-bound"} <= failed
+
+
 def test_every_rule_catches_a_fault():
     assert {rule_name(rule) for rule, _ in RULES} <= {rule for fault in FAULTS for rule in fault.caught_by}
 
@@ -89,10 +102,17 @@ def test_backend_that_takes_nothing_is_refused():
     assert results[-1].check == "takes-some-spec"
 
 
-@pytest.mark.parametrize("options", [{"specs": 0}, {"specs": "many"}, {"seed": -1}, {"specs": True}])
+@pytest.mark.parametrize("options", [{"specs": 0}, {"specs": "many"}, {"specs": []}, {"seed": -1}, {"specs": True}])
 def test_bad_options(options):
     with pytest.raises(SpecError, match=f"{next(iter(options))}.*must be an integer"):
         check_backend("im2col", **options)
+
+
+def test_specs_may_be_given():
+    specs = [ConvSpec.parse("i9 k3 f32"), ConvSpec.parse("op=weight_grad i8x7 k3x2 t2 f64")]
+    results = check_backend("im2col", specs=specs)
+    assert {result.spec for result in results} == set(specs)
+    assert {result.status for result in results} <= {"passed", "refused"}
 
 
 def test_no_backend():

@@ -12,7 +12,7 @@ import pytest
 import convbench as cb
 from convbench import ConvSpec, FunctionBackend, Limits, UnsupportedWeights
 from convbench.cli import main
-from convbench.features import FEATURES, supported
+from convbench.features import FEATURES, NOTES, supported
 from convbench.registry import all_backends
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,9 @@ def test_a_feature_is_taken_only_if_all_its_lines_are() -> None:
 
 def test_the_command_shows_every_backend_in_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "backends", "--features"]) == 0
-    tables = capsys.readouterr().out.strip().split("\n\n")
+    *tables, unshared, bfloat16 = capsys.readouterr().out.strip().split("\n\n")
+    assert "1024 positions" in unshared
+    assert bfloat16.startswith("bfloat16: NumPy has no such dtype")
     assert [table.splitlines()[0] for table in tables] == list(FEATURES)
     for table, features in zip(tables, FEATURES.values(), strict=True):
         _, header, *rows = table.splitlines()
@@ -64,6 +66,8 @@ def test_the_lists_are_printed_as_markdown_too(capsys: pytest.CaptureFixture[str
     assert main(["list", "backends", "--features", "--markdown"]) == 0
     output = capsys.readouterr().out
     assert output.count("| backend |") == len(FEATURES)
+    assert all(f"**{title}**" in output for title in FEATURES)
+    assert all(note in output for note in NOTES)
     assert "| im2col | ✓ | ✓ | ✓ |" in output
     assert main(["list", "suites", "--markdown"]) == 0
     assert "| smoke |" in capsys.readouterr().out

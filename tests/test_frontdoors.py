@@ -101,6 +101,21 @@ def test_lists_and_read_only_and_strided_arrays_are_ordinary() -> None:
     assert cb.conv([[[1.0, 2.0, 3.0]]], [[[1.0, 1.0]]], stride=[1], padding=[0]).tolist() == [[[3, 5]]]
 
 
+def test_sizes_may_be_arrays_without_axes() -> None:
+    two = np.array(2)
+    for options in ({"stride": two}, {"padding": two}, {"dilation": two}):
+        plain = dict.fromkeys(options, 2)
+        np.testing.assert_array_equal(cb.conv(X, W, **options), cb.conv(X, W, **plain))
+    assert cb.conv(X, ones(1, 2, 2, 1, 3, 3), tile=two).shape == (1, 1, 6, 6)
+    assert cb.conv(X, W, groups=np.array(1), finite=np.True_).shape == (1, 1, 6, 6)
+
+
+def test_a_line_of_pooling_is_told_where_to_go() -> None:
+    for door in (cb.plan, cb.explain, ConvSpec.parse):
+        with pytest.raises(SpecError, match=r"is a line of pooling.*pool_plan\(line\)"):
+            door("pool=max i8x8 k2")
+
+
 def test_nan_stays_local_with_finite_false() -> None:
     """``auto`` must not pick a method that spreads one NaN over the image, whichever it prefers else."""
     x = ones(1, 1, 300)
@@ -124,6 +139,8 @@ def test_integers_that_could_overflow_are_refused() -> None:
     big = np.full((1, 1, 4), 2**31)
     with pytest.raises(UnsupportedSpec, match=r"could overflow int64; convert to float64 or scale down"):
         cb.conv(big, big, backend="reference")
+    with pytest.raises(UnsupportedSpec, match=r"max\|x\|·max\|w\|·terms \+ max\|bias\| = 1.15e\+18 could overflow"):
+        cb.conv(big, big[..., :1], np.full(1, 2**62 + 2**61), backend="reference")
     assert cb.conv(big // 2, big[..., :1], backend="reference").dtype == np.int64
     narrow = np.full((1, 1, 4), -128, np.int8)
     assert cb.conv(narrow, narrow, backend="reference").item() == 4 * 128**2
@@ -226,6 +243,13 @@ READ_ONLY = np.empty((1, 1, 6, 6), np.float32)
 READ_ONLY.flags.writeable = False
 
 
+class Tensor:
+    """Another library's array."""
+
+    def numpy(self) -> Any:
+        return X
+
+
 @pytest.mark.parametrize(
     ("operands", "options", "field", "part"),
     [
@@ -234,9 +258,11 @@ READ_ONLY.flags.writeable = False
         ((X, "kernel"), {}, "w", "must be a NumPy array"),
         ((np.ma.ones((1, 1, 8, 8), "f4"), W), {}, "x", "must be a NumPy array"),
         (([[1.0, 2.0], [3.0]], W), {}, "x", "must be an array"),
-        ((X.astype(bool), W), {}, "x", "native dtype"),
+        ((X.astype(bool), W), {}, "x", "give x.astype('uint8')"),
         ((X.astype(object), W), {}, "x", "native dtype"),
-        ((X.astype(">f4"), W), {}, "x", "native dtype"),
+        ((X.astype(">f4"), W), {}, "x", "give x.astype(x.dtype.newbyteorder('='))"),
+        ((np.ma.ones((1, 1, 8, 8), "f4"), W), {}, "x", "give .filled(…)"),
+        ((Tensor(), W), {}, "x", "give .numpy()"),
         ((X, W.astype("U1")), {}, "w", "native dtype"),
         ((X.astype("u8"), W.astype("i8")), {}, "dtype", "no exact common type"),
         ((ones(8, 8), ones(3, 3)), {}, "x", "(N, C, *spatial)"),
@@ -252,6 +278,17 @@ READ_ONLY.flags.writeable = False
         ((X, W), {"stride": (1, 2, 3)}, "stride", "2 axes"),
         ((X, W), {"padding": "SAME"}, "padding", "valid, same, full"),
         ((X, W), {"dilation": 1.5}, "dilation", "integer ≥ 1"),
+        ((X, W), {"stride": np.array(1.5)}, "stride", "integer ≥ 1"),
+        ((X, W), {"stride": np.ones((2, 2))}, "stride", "integer ≥ 1"),
+        ((X, W), {"padding": np.array(0.5)}, "padding", "must be an integer"),
+        ((X, W), {"padding": np.ones((3, 2), int)}, "padding", "got array([[1, 1], [1, 1], [1, 1]]); must be"),
+        ((X, W.reshape(1, 1, 1, 1, 3, 3)), {"tile": ""}, "tile", "'unshared', an integer or one for each axis"),
+        ((X, W), {"backend": np.array([3, 3])}, "backend", "or 'auto'"),
+        ((X, W), {"backend": None}, "backend", "or 'auto'"),
+        ((X, W), {"finite": np.array([1, 1])}, "finite", "must be True, or False if"),
+        ((X, W), {"finite": "no"}, "finite", "must be True, or False if"),
+        ((X, W), {"finite": 1}, "finite", "must be True, or False if"),
+        ((X, W), {"finite": None}, "finite", "must be True, or False if"),
         ((X, W), {"boundary": "wrap"}, "boundary", "means circular here"),
         ((X, W), {"flip": "yes"}, "flip", "True (convolution) or False"),
         ((X, W), {"threads": 0}, "threads", "integer from 1 to 256, or None"),

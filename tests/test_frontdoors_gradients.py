@@ -82,6 +82,14 @@ def test_the_bias_gradient_is_the_references(spec: ConvSpec, seed: int) -> None:
 def test_half_precision_biases_are_summed_in_float32() -> None:
     g = ones(1, 1, 5000, dtype="float16")  # 2048 + 1 = 2048 in float16
     assert cb.conv_bias_grad(g).tolist() == [5000]
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    summed = cb.conv_bias_grad(ones(1, 1, 1000, dtype=ml_dtypes.bfloat16))  # 256 + 1 = 256 in bfloat16
+    assert (summed.tolist(), summed.dtype) == ([1000], ml_dtypes.bfloat16)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bias_gradient_beyond_float16_is_infinite() -> None:
+    assert cb.conv_bias_grad(np.full((1, 1, 2), 60000, np.float16)).tolist() == [np.inf]
 
 
 def test_sums_of_integers_that_could_overflow_are_refused() -> None:
@@ -159,6 +167,8 @@ G, W, X = ones(1, 1, 4, 4), ones(1, 1, 3, 3), ones(1, 1, 8, 8)
             "what fits: any along axis 0, none along axis 1",
         ),
         (lambda: cb.conv_weight_grad(X, G, 2, padding="full"), "kernel_size", "what fits: none along axis 0"),
+        (lambda: cb.conv_weight_grad(X, G, 3, padding="same"), "kernel_size", "g, the padding or the stride is at fa"),
+        (lambda: cb.conv_input_grad(G, W, np.array(6.5)), "input_size", "must be an integer ≥ 1"),
         (lambda: cb.conv_weight_grad(X, G, (5, 5, 5)), "kernel_size", "one for each of the 2 spatial axes"),
         (lambda: cb.conv_weight_grad(X, ones(2, 1, 4, 4), 5), "g", "must have shape (1, 1, 4, 4) for x of shape"),
         (lambda: cb.conv_weight_grad(X, G[0], 5), "g", "must have shape (N, O, *output_size): 4 axes"),

@@ -153,6 +153,11 @@ def test_without_pandas_explain_names_the_command() -> None:
     assert "pip install pandas" in text
 
 
+def test_without_pandas_benchmark_names_the_command() -> None:
+    text = run('print(refusal(lambda: cb.benchmark("i8 k3")))', ("pandas",))
+    assert text.startswith("MissingDependency: benchmark() needs pandas: pip install pandas")
+
+
 @pytest.mark.parametrize("library", ["click", "rich"])
 def test_without_its_libraries_the_command_line_names_the_command(library: str) -> None:
     program = """

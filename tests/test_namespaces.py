@@ -2,38 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations, product
+from math import prod
 
+import numpy as np
 import pytest
 
 from convbench import AlgorithmBackend, ConvSpec, all_backends, check_backend
 from convbench.arrays import standard_namespace
-from convbench.refusals import work
+from convbench.checks.specs import EDGE_LINES, random_spec
+from convbench.geometry import BOUNDARIES
+from convbench.spec import OPS
 
 #: It has no loops of its own kind to hide in: windows are copied tap by tap, so large specs would take minutes.
 MOST_MACS = 2_000
+#: Of a tile: an algorithm for shared weights does a convolution, or several, for each.
+MOST_KERNELS = 4
+#: Each algorithm is tried on every so manieth of the fixed specs, beginning with another one.
+EVERY = 6
+#: How a spec's weights are shared.
+SHARING = ("all", "tiled", "none")
 #: Algorithms that are bound to one library, and why.
 NUMPY_ONLY = {"matrix-sparse": "scipy.sparse takes NumPy's arrays only"}
 #: Names that differ from another in what the test replaces.
 SAME = {"fft-pocketfft": "fft with another library's transforms"}
 
 ALGORITHMS = [name for name, backend in all_backends().items() if isinstance(backend, AlgorithmBackend)]
+ON_STRICT = [name for name in ALGORITHMS if name not in {**NUMPY_ONLY, **SAME}]
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in {**NUMPY_ONLY, **SAME}])
+def specs_for(number: int) -> list[ConvSpec]:
+    """Return the specs for the algorithm of that number: some fixed ones, and random ones of twelve kinds.
+
+    The kinds are a Latin square of operation, boundary and sharing: any two of the three meet in every combination,
+    and three algorithms that follow each other see all combinations of the three.
+    """
+    fixed = [spec for spec in map(ConvSpec.parse, EDGE_LINES) if _on_strict(spec)][number % EVERY :: EVERY]
+    kinds = {
+        (op, boundary, SHARING[(i + j + number) % 3])
+        for (i, op), (j, boundary) in product(enumerate(OPS), enumerate(BOUNDARIES))
+    }
+    found: dict[tuple[str, str, str], ConvSpec] = {}
+    for spec in _small_specs(seed=number):
+        if _kind(spec) in kinds:
+            found.setdefault(_kind(spec), spec)
+        if len(found) == len(kinds):
+            return [*fixed, *found.values()]
+    raise AssertionError("random specs never end")
+
+
+def _small_specs(seed: int) -> Iterator[ConvSpec]:
+    rng = np.random.default_rng(seed)
+    while True:
+        spec = random_spec(rng, max_macs=MOST_MACS // 10)
+        if _on_strict(spec) and spec.batch and prod(spec.tile or ()) <= MOST_KERNELS:
+            yield spec
+
+
+def _on_strict(spec: ConvSpec) -> bool:
+    return spec.dtype in ("float32", "float64") and spec.ndim <= 3 and spec.macs <= MOST_MACS
+
+
+def _kind(spec: ConvSpec) -> tuple[str, str, str]:
+    sharing = "all" if spec.tile is None else "none" if spec.tile_word == "unshared" else "tiled"
+    return spec.op, spec.boundary, sharing
+
+
+@pytest.mark.parametrize("name", ON_STRICT)
 def test_algorithm_passes_the_battery_on_array_api_strict(name: str) -> None:
     xp = pytest.importorskip("array_api_strict")
     bound = all_backends()[name]
     assert isinstance(bound, AlgorithmBackend)
-
-    def also(spec: ConvSpec) -> str | None:
-        return work(spec.macs, MOST_MACS) or (bound.limits.also(spec) if bound.limits.also else None)
-
-    limits = replace(bound.limits, dtypes=("float32", "float64"), axes=(1, 2, 3), also=also)
+    limits = replace(bound.limits, dtypes=("float32", "float64"))
     backend = replace(bound, ns=lambda: standard_namespace(xp), limits=limits)
-    results = check_backend(backend, specs=6, seed=5)
+    results = check_backend(backend, specs=specs_for(ON_STRICT.index(name)), seed=5)
     assert [r.message for r in results if r.status == "failed"] == []
-    assert sum(r.status == "passed" for r in results) > 300
+    assert sum(r.status == "passed" for r in results) > 50
+
+
+def test_all_kinds_and_fixed_specs_are_tried() -> None:
+    tried = [specs_for(number) for number in range(EVERY)]
+    kinds = [{_kind(spec) for spec in specs} for specs in tried]
+    everything = set(product(OPS, BOUNDARIES, SHARING))
+    for a, b in combinations(range(3), 2):
+        assert {(kind[a], kind[b]) for kind in kinds[0]} >= {(kind[a], kind[b]) for kind in everything}
+    assert kinds[0] | kinds[1] | kinds[2] >= everything
+    assert set(filter(_on_strict, map(ConvSpec.parse, EDGE_LINES))) <= {spec for specs in tried for spec in specs}
 
 
 def test_only_known_algorithms_are_bound_to_numpy() -> None:

@@ -259,7 +259,7 @@ def test_auto_takes_blocks_for_long_windows_and_keeps_nan_where_it_is() -> None:
         assert not choose(spec).error_bound(spec).spreads_nonfinite
 
 
-X = np.ones((1, 2, 6, 6))
+X: Any = np.ones((1, 2, 6, 6))
 
 
 @pytest.mark.parametrize(
@@ -274,11 +274,20 @@ X = np.ones((1, 2, 6, 6))
         (lambda: cb.pool(X, "3", kind="max"), "kernel_size: got '3'; must be an integer ≥ 1"),
         (lambda: cb.pool(X.astype(int), 3, kind="mean"), "dtype: got 'int64'; must be float32 or float64"),
         (lambda: cb.pool(X[0, 0], 3, kind="max"), "x: got (6, 6); must have shape (N, C, *spatial)"),
-        (lambda: cb.pool([[[1.0]]], 1, kind="max"), "x: got 'list'; must be a NumPy array"),
+        (lambda: cb.pool({1}, 1, kind="max"), "x: got 'set'; must be a NumPy array"),
+        (lambda: cb.pool(np.ma.masked_less(X, 2), 1, kind="max"), "x: got 'MaskedArray'; must be a NumPy array, with"),
+        (lambda: cb.pool(X > 0, 1, kind="max"), "x: got 'bool'; must have a native dtype of"),
+        (lambda: cb.pool(X.astype(">f8"), 1, kind="max"), "x: got '>f8'; must have a native dtype: give x.astype("),
+        (lambda: cb.pool(X, np.array(2.5), kind="max"), "kernel_size: got array(2.5); must be an integer ≥ 1"),
+        (lambda: cb.pool(X, np.ones((2, 2)), kind="max"), "kernel_size: got array([1., 1.]); must be an integer ≥ 1"),
+        (lambda: cb.pool(X, 3, kind="max", padding=np.array(0.5)), "padding: got array(0.5); must be an integer ≥ 0"),
+        (lambda: cb.pool(X, 3, kind="max", backend=np.ones((2, 2))), "backend: got array([[1., 1.], [1., 1.]]); must"),
+        (lambda: pool_plan("pool=max i8 k2", backend=None), "backend: got None; must be a name"),  # type: ignore[arg-type]
         (lambda: cb.pool(X.astype("complex64"), 1, kind="max"), "x: got 'complex64'; must have a native dtype of"),
         (lambda: cb.pool_grad(X, X, 3, kind="max"), "g: got (1, 2, 6, 6); must have shape (1, 2, 2, 2)"),
         (lambda: cb.pool_grad(X, np.ones((1, 2, 2, 2), "f4"), 3, kind="max"), "g: got 'float32'; must have the dtype"),
-        (lambda: cb.adaptive_pool(X, 0, kind="max"), "adaptive: got 0; must be an integer ≥ 1"),
+        (lambda: cb.adaptive_pool(X, 0, kind="max"), "output_size: got 0; must be an integer ≥ 1"),
+        (lambda: cb.adaptive_pool(X, None, kind="max"), "output_size: got None; must be an integer ≥ 1"),  # type: ignore[arg-type]
         (lambda: cb.pool(X, 3, kind="max", threads=0), "threads: got 0; must be an integer from 1"),
         (lambda: cb.pool(X, 3, kind="max", out=X), "out: got (1, 2, 6, 6); must have shape (1, 2, 2, 2)"),
         (lambda: distance_weighted_mean(X, 3, sigma=0), "sigma: got 0; must be a number of samples > 0"),
@@ -287,7 +296,11 @@ X = np.ones((1, 2, 6, 6))
         (lambda: PoolSpec.parse("pool=max i8 k3 k3"), "kernel_size: got 'k3'; is given twice in one line"),
         (lambda: PoolSpec.parse("pool=max i8 k3 adaptive=2"), "kernel_size: got 3; must be left out where adaptive"),
         (lambda: PoolSpec.parse("pool=max i8 adaptive=2 s1"), "stride: got 1; must be left out: bins follow"),
-        (lambda: PoolSpec.parse("pool=max i8"), "kernel_size: got None; must be given, or adaptive"),
+        (
+            lambda: PoolSpec.parse("pool=max i8"),
+            "kernel_size: got 'pool=max i8'; is missing; add a token such as k2 or",
+        ),
+        (lambda: PoolSpec(kind="max", input_size=8), "kernel_size: got None; must be given, or adaptive"),
         (lambda: PoolSpec.parse("pool=mean i8 k3 pad=yes"), "pad: got 'yes'; must be one of counted"),
     ],
 )
@@ -300,10 +313,16 @@ def test_bad_input_gives_one_clear_line(call: Callable[[], object], message: str
     assert str(pickle.loads(pickle.dumps(caught.value))) == text
 
 
+def test_lists_and_arrays_without_axes_are_ordinary() -> None:
+    two = np.array(2)
+    assert cb.pool([[[1.0, 5.0, 2.0, 0.0]]], two, kind="max", stride=two, padding=np.array(0)).tolist() == [[[5, 2]]]
+    assert cb.adaptive_pool(X, two, kind="mean").shape == (1, 2, 2, 2)
+
+
 def test_unknown_and_unwilling_backends() -> None:
     with pytest.raises(UnknownBackend, match="did you mean van-herk"):
         cb.pool(X, 3, kind="max", backend="van-hark")
-    with pytest.raises(UnsupportedSpec, match="van-herk: op: mean given, only max is done"):
+    with pytest.raises(UnsupportedSpec, match="van-herk: kind: mean given, only max is done"):
         cb.pool(X, 3, kind="mean", backend="van-herk")
     with pytest.raises(UnsupportedSpec, match="differences keep no digits"):
         cb.pool_grad(X, np.ones((1, 2, 2, 2)), 3, kind="l2", backend="integral-image")
@@ -343,6 +362,11 @@ def _faults() -> dict[str, Callable[..., Array]]:
     def zero_padding(spec: PoolSpec, *operands: Array) -> Array:
         y = _right(spec, *operands)
         return np.maximum(y, 0) if spec.kind == "max" and spec.padded and spec.op == "forward" else y
+
+    def least_number(spec: PoolSpec, *operands: Array) -> Array:
+        """Maxima start from the least finite number."""
+        y = _right(spec, *operands)
+        return np.maximum(y, np.finfo(y.dtype).min) if spec.kind == "max" and y.dtype.kind == "f" else y
 
     def last_maximum(spec: PoolSpec, *operands: Array) -> Array:
         if (spec.kind, spec.op) != ("max", "grad"):

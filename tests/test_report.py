@@ -242,6 +242,51 @@ def test_without_baseline_there_are_no_speedups() -> None:
     assert any("no speed-ups" in note for note in tables.overview(table).notes)
 
 
+def _timed_on(counts: dict[str, int], line: str) -> pd.DataFrame:
+    """A run of three cases, of which each backend does so many."""
+    lines = [line.format(size=size) for size in (8, 9, 10)]
+    pairs = [(spec, name, number < count) for number, spec in enumerate(lines) for name, count in counts.items()]
+    common = {"run_id": "r", "kind": "own"}
+    return to_frame(
+        Record(
+            **common, case=spec, spec=spec, backend=name, status="ok" if done else "skipped", samples_s=[1e-3] * done
+        )
+        for spec, name, done in pairs
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "baseline", "remark"),
+    [
+        ({"im2col": 3, "scipy-fft": 3, "torch": 3}, "scipy-fft", ""),
+        ({"im2col": 3, "scipy-fft": 2, "torch": 3}, "im2col", "has times on 2 of the 3 timed cases"),
+        ({"im2col": 0, "direct-numpy": 1, "torch": 3}, "direct-numpy", "has times on 0 of the 3 timed cases"),
+        ({"torch": 3}, "scipy-fft", ""),
+    ],
+)
+def test_without_a_baseline_named_the_one_with_most_cases_is_taken(
+    counts: dict[str, int], baseline: str, remark: str
+) -> None:
+    records = _timed_on(counts, "op=input_grad n1 c1 o1 i{size}x{size} k3 f32")
+    assert tables.usual_baseline(records) == baseline
+    legend = tables.legend(tables.figures(records, baseline), baseline)
+    assert legend["speed-up"].startswith(f"the time of {baseline} over this one's")
+    assert ("the usual baseline" in legend["speed-up"]) == bool(remark)
+    assert remark in legend["speed-up"]
+
+
+def test_the_legend_is_that_of_the_family() -> None:
+    """Pooling has neither weights nor MACs."""
+    records = _timed_on({"direct": 3, "torch": 3}, "pool=max n1 c1 i{size}x{size} k3 f32")
+    assert tables.usual_baseline(records) == "direct"
+    pooling = tables.legend(tables.figures(records, "direct"), "direct")
+    convolution = tables.legend(_table(SWEEP), "scipy-fft")
+    assert list(pooling) == list(convolution)
+    texts = " ".join(pooling.values())
+    assert not any(word in texts for word in ("MACs", "|w|", "weights cost"))
+    assert "2·MACs" in convolution["GFLOP/s"]
+
+
 def test_the_comparison_says_all_that_is_known() -> None:
     """Time with interval, speed-up, rates, error and bound, workspace; status with reason."""
     lines = tables.comparison(_table(SWEEP)).plain()

@@ -22,7 +22,19 @@ from convbench.geometry import Run, extension_runs
 from convbench.spec import DTYPES, ConvSpec
 from convbench.threads import parallel
 
-__all__ = ["Block", "Blocked", "Blocking", "ScratchPool", "flipped", "matmul_into", "scratch_not_kept", "spread_bias"]
+__all__ = [
+    "Block",
+    "Blocked",
+    "Blocking",
+    "GroupedBias",
+    "Piece",
+    "ScratchPool",
+    "flipped",
+    "matmul_into",
+    "pieces",
+    "scratch_not_kept",
+    "spread_bias",
+]
 
 _KEPT_BLOCKS = 64
 _ONE_THREAD_FLOPS = 2 * 32**3
@@ -178,6 +190,12 @@ class Blocking:
         spec = self.spec
         return prod(self.shape[:2]) * (spec.in_channels // spec.groups) * prod(self.halo_size)
 
+    @property
+    def folded_elements(self) -> int:
+        """Elements of the sums that :meth:`unload` makes where one sample was read again and again."""
+        single = self.spec.boundary == "reflect" and 1 in self.spec.input_size
+        return self.largest_halo // 2 if self.spec.boundary == "replicate" or single else 0
+
     def load(self, ns: Namespace, x: Array, block: Block, buffer: Array) -> Array:
         """Return the input beneath ``block``, as the boundary continues it: shape (n, g, C/g, *halo).
 
@@ -229,7 +247,7 @@ class Blocking:
         for runs in product(*axes):
             places = (slice(r.start - first, r.stop - first) for r, first in zip(runs, firsts, strict=True))
             source = (images, groups, everything, *(run.samples for run in runs))
-            repeated = tuple(3 + axis for axis, run in enumerate(runs) if run.step == 0)
+            repeated = tuple(3 + axis for axis, run in enumerate(runs) if run.step == 0 and run.stop - run.start > 1)
             copies.append(Copy((everything,) * 3 + tuple(places), source, repeated))
         margins: list[tuple[Any, ...]] = []
         if spec.boundary == "zero":
@@ -251,30 +269,94 @@ def flipped(ns: Namespace, spec: ConvSpec, w: Array) -> Array:
     return ns.xp.flip(w, axis=tuple(range(-spec.ndim, 0))) if spec.flip else w
 
 
+class Piece(NamedTuple):
+    """Outputs of a box that the same box of tile entries serves.
+
+    Attributes
+    ----------
+    outputs : tuple of slice
+        Within the box, along each spatial axis.
+    entries : tuple of slice
+        Along each axis of the tile; empty for shared weights.
+    own : tuple of bool
+        Along each axis: has every output an entry of its own, in order, or do all share one?
+    """
+
+    outputs: tuple[slice, ...]
+    entries: tuple[slice, ...]
+    own: tuple[bool, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Outputs along each axis."""
+        return tuple(len(range(r.start, r.stop, r.step)) for r in self.outputs)
+
+    @property
+    def own_counts(self) -> tuple[int, ...]:
+        """Entries along each axis: 1 where all outputs share one."""
+        return tuple(count if own else 1 for count, own in zip(self.counts, self.own, strict=True))
+
+
+def pieces(spec: ConvSpec, outputs: Sequence[slice]) -> Iterator[Piece]:
+    """Cut a box of outputs by the tile entries that serve them: one piece for shared weights."""
+    sizes = [r.stop - r.start for r in outputs]
+    if spec.tile is None:
+        yield Piece(tuple(slice(0, size, 1) for size in sizes), (), (False,) * spec.ndim)
+        return
+    axes = [list(_cut(r.start, size, period)) for r, size, period in zip(outputs, sizes, spec.tile, strict=True)]
+    for corner in product(*axes):
+        places, entries, own = zip(*corner, strict=True)
+        yield Piece(places, entries, own)
+
+
+def _cut(first: int, outputs: int, period: int) -> Iterator[tuple[slice, slice, bool]]:
+    """Cut one axis into residues of the period, or into whole periods, whichever are fewer."""
+    residues = min(period, outputs)
+    if residues <= outputs // period + 1:
+        for start in range(residues):
+            entry = (first + start) % period
+            yield slice(start, outputs, period), slice(entry, entry + 1), False
+        return
+    start = 0
+    while start < outputs:
+        entry = (first + start) % period
+        length = min(period - entry, outputs - start)
+        yield slice(start, start + length, 1), slice(entry, entry + length), True
+        start += length
+
+
 def spread_bias(ns: Namespace, spec: ConvSpec, bias: Array) -> Array:
-    """Return the bias in a shape that broadcasts against (O, *output_size)."""
-    if spec.bias == "location":
-        return bias
-    if spec.bias == "channel":
-        return ns.reshape(bias, (-1, *(1,) * spec.ndim))
-    assert spec.tile is not None
-    for axis, (outputs, tile) in enumerate(zip(spec.output_size, spec.tile, strict=True), start=1):
-        cycle = ns.from_host([p % tile for p in range(outputs)])
-        bias = ns.xp.take(bias, cycle, axis=axis)
-    return bias
+    """Return a bias per channel or per location in a shape that broadcasts against (O, *output_size): a view."""
+    return bias if spec.bias == "location" else ns.reshape(bias, (-1, *(1,) * spec.ndim))
 
 
 class GroupedBias:
-    """The bias seen as (G, O/g, *space or 1s) in the accumulation dtype, from which a block takes its part."""
+    """The bias, added to a box of outputs at a time: it is never spread over all of them in memory.
 
-    def __init__(self, ns: Namespace, spec: ConvSpec, bias: Array) -> None:
-        spread = ns.cast(spread_bias(ns, spec, bias), spec.accumulate_dtype)
-        self.whole = ns.reshape(spread, (spec.groups, spec.out_channels // spec.groups, *spread.shape[1:]))
-        self._same_everywhere = spec.bias == "channel"
+    Parameters
+    ----------
+    bias : array
+        Of all output channels, or of some.
+    groups : int, optional
+        That they are split into; the spec's by default.
+    """
 
-    def of(self, block: Block) -> Array:
-        """Return the part that is added to ``block``'s outputs (n, g, O/g, *outputs)."""
-        return self.whole[block.groups, ...] if self._same_everywhere else self.whole[block.index[1:]]
+    def __init__(self, ns: Namespace, spec: ConvSpec, bias: Array, groups: int | None = None) -> None:
+        self._ns, self._spec = ns, spec
+        shape, groups = bias.shape[1:] if spec.bias != "channel" else (1,) * spec.ndim, groups or spec.groups
+        self._bias = ns.reshape(bias, (groups, bias.shape[0] // groups, *shape))
+
+    def add(self, y: Array, groups: slice = slice(None), outputs: Sequence[slice] | None = None) -> None:
+        """Add to ``y`` (n, g, O/g, *outputs) what belongs there."""
+        box = outputs if outputs is not None else [slice(0, size) for size in self._spec.output_size]
+        bias = self._bias[groups, ...]
+        if self._spec.bias == "channel":
+            self._ns.increase(y, bias)
+        elif self._spec.bias == "location":
+            self._ns.increase(y, bias[(..., *box)])
+        else:
+            for piece in pieces(self._spec, box):
+                self._ns.increase(y[(..., *piece.outputs)], bias[(..., *piece.entries)])
 
 
 class Blocked(ABC):
@@ -334,7 +416,7 @@ class Blocked(ABC):
                 y = ns.reshape(converted[: prod(part.shape)], part.shape) if self._converts else part
                 self._fill(self._blocking.load(ns, first, block, padded), second, y, block, buffers)
                 if offsets is not None:
-                    y += offsets.of(block)
+                    offsets.add(y, block.groups, block.outputs)
                 if self._converts:
                     ns.assign(part, y)
 

@@ -19,9 +19,9 @@ from math import isqrt, prod
 from typing import Any, NamedTuple
 
 from convbench.algorithms.blocking import Block, Blocked, Blocking, matmul_into
-from convbench.algorithms.lowering import reduced
 from convbench.arrays import Array, Namespace
 from convbench.errors import UnsupportedWeights
+from convbench.geometry import reduced
 from convbench.refusals import refuse
 from convbench.spec import DTYPES, ConvSpec
 
@@ -167,7 +167,7 @@ def why_not_box(spec: ConvSpec) -> str | None:
 
 
 class Box(Blocked):
-    """Running sums along each axis, then a mixing of the channels; any stride, dilation, groups and zero padding.
+    """Running sums along each axis, then a mixing of the channels; any stride, dilation, groups and boundary.
 
     Needs weights whose taps are all equal, for each pair of channels by itself. O(N·C·∏P·Σ log K) additions and a
     GEMM of O(N·O·C/g·∏P); workspace: the block's samples and one to five images of sums for each thread.

@@ -12,8 +12,9 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from convbench.algorithms.blocking import Block, Blocking, flipped
-from convbench.algorithms.family import Family, Piece, pieces
+from convbench.algorithms.blocking import Block, Blocking, Piece, flipped, pieces
+from convbench.algorithms.family import MANY_PARTS, Family
+from convbench.algorithms.rewriting import count_parts
 from convbench.arrays import Array, Namespace
 from convbench.spec import DTYPES, ConvSpec
 
@@ -25,7 +26,7 @@ _BLOCK_BYTES = 2**19  # outputs, products and halo of a block
 class ShiftAndAdd(Family):
     """Shift and add: every operation, weights, boundary, stride, dilation, groups, dtype and number of axes.
 
-    O(MACs) work; workspace: a block's products and halo for each thread.
+    O(MACs) work; workspace: a block's products, their sums and halo for each thread.
     """
 
     spreads_from = 1  # outputs of one group are summed before they are added to a sample
@@ -35,13 +36,17 @@ class ShiftAndAdd(Family):
         per_output = (2 * outputs + channels * prod(spec.stride)) * DTYPES[spec.accumulate_dtype]
         blocking = Blocking(spec, per_output, _BLOCK_BYTES, threads if spec.op == "forward" else 1)
         super().__init__(ns, spec, threads, blocking, (blocking.outputs_per_block * outputs,))
+        summed = {"forward": 0, "input_grad": 1, "weight_grad": outputs if spec.tile else 0}[spec.op]
+        self.workspace_bytes += blocking.outputs_per_block * summed * DTYPES[spec.accumulate_dtype]
         if spec.tile and spec.op != "weight_grad":  # ordered by taps
             self.prepared_bytes = prod(spec.weight_shape) * DTYPES[spec.accumulate_dtype]
 
     @classmethod
     def native(cls, spec: ConvSpec) -> bool:
         """Of one output a group there is nothing to sum: the convolution of g has fewer passes."""
-        return super().native(spec) and (spec.op != "input_grad" or bool(spec.tile) or spec.out_channels > spec.groups)
+        if spec.op == "input_grad" and spec.tile is None and spec.out_channels == spec.groups:
+            return count_parts(spec) > MANY_PARTS
+        return super().native(spec)
 
     def prepare(self, w: Array) -> tuple[Any, None]:
         """Return one (G, O/g, *tile or 1…1) array for each (c, k), in the accumulation dtype."""
@@ -56,7 +61,7 @@ class ShiftAndAdd(Family):
 
     def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:
         y[...] = 0
-        for piece in pieces(self._spec, block):
+        for piece in pieces(self._spec, block.outputs):
             part = y[(..., *piece.outputs)]
             products = self._ns.reshape(buffers[0][: prod(part.shape)], part.shape)
             for index, weight in zip(self._shifts(piece), weights, strict=True):
@@ -67,7 +72,7 @@ class ShiftAndAdd(Family):
     def _weigh(self, halo: Array, g: Array, total: Array, block: Block, buffers: Sequence[Array]) -> None:
         ns, spec = self._ns, self._spec
         total = ns.xp.flip(total, axis=tuple(range(-spec.ndim, 0))) if spec.flip else total
-        for piece in pieces(spec, block):
+        for piece in pieces(spec, block.outputs):
             part = g[(..., *piece.outputs)]
             products = ns.reshape(buffers[0][: prod(part.shape)], part.shape)
             shared = tuple(3 + axis for axis, own in enumerate(piece.own) if not own)
@@ -79,7 +84,7 @@ class ShiftAndAdd(Family):
 
     def _spread(self, g: Array, weights: Any, halo: Array, block: Block, buffers: Sequence[Array]) -> None:
         ns = self._ns
-        for piece in pieces(self._spec, block):
+        for piece in pieces(self._spec, block.outputs):
             part = g[(..., *piece.outputs)]
             products = ns.reshape(buffers[0][: prod(part.shape)], part.shape)
             for index, weight in zip(self._shifts(piece), weights, strict=True):

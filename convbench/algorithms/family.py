@@ -8,76 +8,21 @@ samples that the halo was gathered from.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
 from math import prod
 from typing import Any, NamedTuple
 
 from convbench.algorithms.blocking import Block, Blocked, Blocking
+from convbench.algorithms.rewriting import count_parts
 from convbench.arrays import Array, Namespace
 from convbench.spec import DTYPES, ConvSpec
-from convbench.threads import parallel
+from convbench.threads import parallel, shares
 
-__all__ = ["Family", "Piece", "pieces", "planned"]
-
-
-class Piece(NamedTuple):
-    """Outputs of a block that the same box of tile entries serves.
-
-    Attributes
-    ----------
-    outputs : tuple of slice
-        Within the block, along each spatial axis.
-    entries : tuple of slice
-        Along each axis of the tile; empty for shared weights.
-    own : tuple of bool
-        Along each axis: has every output an entry of its own, in order, or do all share one?
-    """
-
-    outputs: tuple[slice, ...]
-    entries: tuple[slice, ...]
-    own: tuple[bool, ...]
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Outputs along each axis."""
-        return tuple(len(range(r.start, r.stop, r.step)) for r in self.outputs)
-
-    @property
-    def own_counts(self) -> tuple[int, ...]:
-        """Entries along each axis: 1 where all outputs share one."""
-        return tuple(count if own else 1 for count, own in zip(self.counts, self.own, strict=True))
+__all__ = ["MANY_PARTS", "Family", "planned"]
 
 
-def pieces(spec: ConvSpec, block: Block) -> Iterator[Piece]:
-    """Cut a block's outputs by the tile entries that serve them: one piece for shared weights."""
-    if spec.tile is None:
-        yield Piece(tuple(slice(0, size, 1) for size in block.output_size), (), (False,) * spec.ndim)
-        return
-    axes = [
-        list(_cut(r.start, size, period))
-        for r, size, period in zip(block.outputs, block.output_size, spec.tile, strict=True)
-    ]
-    for corner in product(*axes):
-        outputs, entries, own = zip(*corner, strict=True)
-        yield Piece(outputs, entries, own)
-
-
-def _cut(first: int, outputs: int, period: int) -> Iterator[tuple[slice, slice, bool]]:
-    """Cut one axis into residues of the period, or into whole periods, whichever are fewer."""
-    residues = min(period, outputs)
-    if residues <= outputs // period + 1:
-        for start in range(residues):
-            entry = (first + start) % period
-            yield slice(start, outputs, period), slice(entry, entry + 1), False
-        return
-    start = 0
-    while start < outputs:
-        entry = (first + start) % period
-        length = min(period - entry, outputs - start)
-        yield slice(start, start + length, 1), slice(entry, entry + length), True
-        start += length
+MANY_PARTS = 64
 
 
 class Family(Blocked):
@@ -97,9 +42,10 @@ class Family(Blocked):
 
     @classmethod
     def native(cls, spec: ConvSpec) -> bool:
-        """Tell what is done here, and not as another convolution."""
-        shared = spec.op == "input_grad" and spec.tile is None
-        return not shared or spec.out_channels >= cls.spreads_from * spec.in_channels
+        """Tell what is done here, and not as another convolution, or as many."""
+        if spec.op != "input_grad" or spec.tile is not None:
+            return True
+        return spec.out_channels >= cls.spreads_from * spec.in_channels or count_parts(spec) > MANY_PARTS
 
     def __init__(
         self, ns: Namespace, spec: ConvSpec, threads: int, blocking: Blocking, buffers: Sequence[int] = ()
@@ -116,7 +62,8 @@ class Family(Blocked):
         part, result = blocking.outputs_per_block * self._outputs, prod(spec.result_shape)
         read = part if spec.dtype != spec.accumulate_dtype else 0  # of g, converted
         self._buffers = (sizes[spec.op], read, result if self._converts else 0, *buffers)
-        self.workspace_bytes = (sum(self._buffers) + self._conjugates * (part + result)) * DTYPES[spec.accumulate_dtype]
+        extra = self._conjugates * part + blocking.folded_elements * (spec.op == "input_grad")
+        self.workspace_bytes = (sum(self._buffers) + extra) * DTYPES[spec.accumulate_dtype]
         if spec.op == "weight_grad":
             self.prepared_bytes = 0
 
@@ -155,7 +102,7 @@ class Family(Blocked):
                     self._spread(self._read(first, block, converted), second, halo, block, buffers)
                     self._blocking.unload(ns, total, block, halo)
             if self._conjugates:  # Σ g·conj(x) is the conjugate of Σ conj(g)·x
-                total[...] = ns.xp.conj(total)
+                ns.conjugate(total)
             if self._converts:
                 ns.assign(out, total)
 
@@ -244,12 +191,10 @@ def planned(algorithm: Callable[[Namespace, ConvSpec, int], Family]) -> Callable
         }
         by = next((name for name, extent in extents.items() if extent >= threads), "groups")
         count = min(threads, extents[by])
-        edges = [extents[by] * number // count for number in range(count + 1)]
         parts = []
-        for a, b in pairwise(edges):
-            sizes = extents | {by: b - a}
-            sub = _part_of(spec, by, sizes)
-            ranges = {name: slice(None) for name in extents} | {by: slice(a, b)}
+        for share in shares(extents[by], count):
+            sub = _part_of(spec, by, extents | {by: share.stop - share.start})
+            ranges = {name: slice(None) for name in extents} | {by: share}
             parts.append(_Part(**ranges, algorithm=algorithm(ns, sub, 1)))
         return _SideBySide(ns, spec, parts)
 

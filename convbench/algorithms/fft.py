@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -24,7 +24,7 @@ from convbench.algorithms.lowering import Lowering, Reading
 from convbench.algorithms.tiling import boxes, filled
 from convbench.arrays import Array, Namespace
 from convbench.spec import DTYPES, ConvSpec
-from convbench.threads import parallel
+from convbench.threads import parallel, shares
 from convbench.transforms import (
     TransformPair,
     complex_of,
@@ -141,7 +141,7 @@ class WholeFFT:
 
     def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
         """Fill ``out``, as many examples at a time as the buffers hold."""
-        spread = None if bias is None else GroupedBias(self._ns, self._spec, bias).whole
+        offsets = None if bias is None else GroupedBias(self._ns, self._spec, bias)
         lay, take = (self._lay_outputs, self._add_inputs) if self._adjoint else (self._lay_inputs, self._take_outputs)
         with self._scratch.borrow() as (there, back):
             for start in range(0, self._spec.batch, self._images):
@@ -151,8 +151,8 @@ class WholeFFT:
                 self._multiply(there.spectrum, second, back.spectrum)
                 back.inverse()
                 take(back.samples, out[images, ...])
-                if spread is not None:
-                    out[images, ...] += spread
+                if offsets is not None:
+                    offsets.add(out[images, ...])
 
     def _plan_transforms(self) -> tuple[TransformPair, TransformPair]:
         make, dtype = self._ns.transforms.pair, self._spec.dtype
@@ -233,12 +233,11 @@ class WholeFFT:
         """Assign, over all threads where it is worth it."""
         rows = target.shape[3]
         parts = self._threads if prod(target.shape) >= _WORTH_A_THREAD else 1
-        edges = [rows * i // parts for i in range(parts + 1)]
 
         def run(part: slice) -> None:
             assign(target[:, :, :, part, ...], source[:, :, :, part, ...])
 
-        parallel(run, [slice(a, b) for a, b in pairwise(edges)], self._threads)
+        parallel(run, shares(rows, parts), self._threads)
 
     # -- products ---------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from convbench.algorithms.blocking import Block, Blocking, flipped, matmul_into
-from convbench.algorithms.family import Family, Piece, pieces
+from convbench.algorithms.blocking import Block, Blocking, Piece, flipped, matmul_into, pieces
+from convbench.algorithms.family import Family
 from convbench.arrays import Array, Namespace
 from convbench.spec import DTYPES, ConvSpec
 
@@ -66,7 +66,7 @@ class Im2col(Family):
         if self._spec.tile is None:
             matmul_into(self._ns, weights[block.groups, ...], self._columns(halo, block, columns), y, result)
             return
-        for piece in pieces(self._spec, block):
+        for piece in pieces(self._spec, block.outputs):
             samples = self._columns_of(halo, piece, columns)
             matrices = weights[(block.groups, *piece.entries, ...)]
             products = self._ns.reshape(
@@ -81,7 +81,7 @@ class Im2col(Family):
         ns, spec, (columns, copied, result) = self._ns, self._spec, buffers
         total = ns.xp.flip(total, axis=tuple(range(-spec.ndim, 0))) if spec.flip else total
         tile = len(spec.tile or ())
-        for piece in pieces(spec, block):
+        for piece in pieces(spec, block.outputs):
             samples = self._columns_of(halo, piece, columns)
             gradients = self._outputs_of(g, piece, copied)
             shape = (*gradients.shape[:-1], self._rows)
@@ -94,7 +94,7 @@ class Im2col(Family):
 
     def _spread(self, g: Array, weights: Any, halo: Array, block: Block, buffers: Sequence[Array]) -> None:
         ns, spec, (columns, copied) = self._ns, self._spec, buffers
-        for piece in pieces(spec, block):
+        for piece in pieces(spec, block.outputs):
             gradients = self._outputs_of(g, piece, copied)
             matrices = weights[(block.groups, *piece.entries, ...)]
             if spec.tile is None:

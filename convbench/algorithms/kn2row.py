@@ -35,7 +35,7 @@ class Tap(NamedTuple):
 
 
 class Kn2row(Blocked):
-    """Shift and GEMM, any stride, dilation, groups, zero padding and number of axes.
+    """Shift and GEMM, any stride, dilation, groups, boundary and number of axes.
 
     O(MACs) work and O(K) passes over the block's sums; workspace: a block's sums, products and samples for each thread.
     """

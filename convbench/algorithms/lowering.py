@@ -19,20 +19,10 @@ from itertools import product
 from math import gcd, prod
 from typing import NamedTuple
 
-from convbench.geometry import Run, extension_runs
+from convbench.geometry import Run, extension_runs, reduced
 from convbench.spec import ConvSpec
 
-__all__ = ["AxisLowering", "Lowering", "Reading", "reduced"]
-
-
-def reduced(stride: int, dilation: int) -> tuple[int, int]:
-    """Return s' = s/g and d' = d/g with g = gcd(s, d): steps between polyphase components' taps and subgrids' outputs.
-
-    >>> reduced(6, 4)
-    (3, 2)
-    """
-    common = gcd(stride, dilation)
-    return stride // common, dilation // common
+__all__ = ["AxisLowering", "Lowering", "Reading"]
 
 
 class Reading(NamedTuple):

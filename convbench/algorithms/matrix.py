@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -24,7 +24,7 @@ from convbench.arrays import Array, Namespace
 from convbench.geometry import boundary_index
 from convbench.refusals import memory
 from convbench.spec import DTYPES, ConvSpec
-from convbench.threads import parallel
+from convbench.threads import parallel, shares
 
 __all__ = [
     "LIMIT_BYTES",
@@ -204,14 +204,13 @@ class _Matrix(ABC):
         """Return the matrix."""
 
     @abstractmethod
-    def _multiply(self, vectors: Array, matrix: Any, offsets: Array | None, out: Array, buffers: list[Array]) -> None:
-        """Fill ``out`` with A·x, to which ``offsets`` (G, O/g, …) are added before it is rounded, or with Aᵀ·g."""
+    def _multiply(self, vectors: Array, matrix: Any, bias: Array | None, out: Array, buffers: list[Array]) -> None:
+        """Fill ``out`` with A·x, to which the bias is added before it is rounded, or with Aᵀ·g."""
 
     def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
         """Multiply and add the bias."""
-        offsets = None if bias is None else GroupedBias(self._ns, self._spec, bias).whole
         with self._scratch.borrow() as buffers:
-            self._multiply(first, second, offsets, out, buffers)
+            self._multiply(first, second, bias, out, buffers)
 
     def _host_weights(self, w: Array) -> Host:
         host: Host = self._ns.to_host(flipped(self._ns, self._spec, w))
@@ -236,9 +235,10 @@ class DenseMatrix(_Matrix):
         """Return (G, O/g·∏P, C/g·∏I)."""
         return self._ns.from_host(dense_matrices(self._spec, self._host_weights(w))), None
 
-    def _multiply(self, vectors: Array, matrix: Any, offsets: Array | None, out: Array, buffers: list[Array]) -> None:
+    def _multiply(self, vectors: Array, matrix: Any, bias: Array | None, out: Array, buffers: list[Array]) -> None:
         ns, spec = self._ns, self._spec
         copied, results = buffers
+        offsets = None if bias is None else GroupedBias(ns, spec, bias)
         converts = spec.result_dtype != spec.accumulate_dtype
         with ns.gemm_threads(self._threads):
             for group in range(spec.groups):
@@ -250,13 +250,13 @@ class DenseMatrix(_Matrix):
                 sums = ns.reshape(results, target.shape) if converts else target
                 matmul_into(ns, flat, one, sums, results)
                 if offsets is not None:
-                    sums += offsets[group, ...]
+                    offsets.add(sums[:, None, ...], slice(group, group + 1))
                 if converts:
                     ns.assign(target, sums)
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Rows:
     """Rows of the result that one thread computes: of some channels, or of a part of the only one."""
 
     index: tuple[slice, ...]  # into y (N, G·O/g, *output_size), or x
@@ -298,11 +298,10 @@ class SparseMatrix(_Matrix):
             matrices.append(csr_array(arrays, shape=(len(begins) - 1, width)))
         return matrices, None
 
-    def _multiply(self, vectors: Array, matrix: Any, offsets: Array | None, out: Array, buffers: list[Array]) -> None:
+    def _multiply(self, vectors: Array, matrix: Any, bias: Array | None, out: Array, buffers: list[Array]) -> None:
         ns, batch = self._ns, self._spec.batch
-        if offsets is not None:
-            joined = ns.reshape(offsets, (self._written[1], *offsets.shape[2:]))
-            offsets = ns.xp.broadcast_to(joined, self._written[1:])
+        if not batch:
+            return
         columns = ns.reshape(buffers[0], (*vectors.shape[1:], batch))
         ns.assign(columns, ns.xp.moveaxis(vectors, 0, -1))
         columns = ns.reshape(buffers[0], (prod(vectors.shape[1:]), batch) if batch != 1 else (-1,))
@@ -310,18 +309,19 @@ class SparseMatrix(_Matrix):
         def fill(number: int) -> None:
             index = self._parts[number].index
             target = ns.reshape(out, self._written, copy=False)[index]
-            result = ns.reshape(ns.reshape(matrix[number] @ columns, (-1, batch)).T, target.shape) if batch else target
-            if offsets is not None:
-                result += offsets[index[1:]]
+            result = ns.reshape(ns.reshape(matrix[number] @ columns, (-1, batch)).T, target.shape)
+            if bias is not None:
+                rows = index[2:] or (slice(0, self._written[2]),)
+                box = (*rows, *(slice(0, size) for size in self._written[3:]))
+                GroupedBias(ns, self._spec, bias[index[1], ...], groups=1).add(result[:, None, ...], outputs=box)
             target[...] = result
 
         parallel(fill, range(len(self._parts)), self._threads)
 
 
-def _cut(shape: tuple[int, ...], threads: int) -> list[_Part]:
+def _cut(shape: tuple[int, ...], threads: int) -> list[_Rows]:
     """Share out the channels of a result, or the first axis where there is one channel only."""
     axis = 0 if shape[1] > 1 else 1
     extent, below = shape[1 + axis], prod(shape[2 + axis :])
     count, everything = min(threads, extent), (slice(None),) * (1 + axis)
-    cuts = [extent * part // count for part in range(count + 1)]
-    return [_Part((*everything, slice(a, b)), slice(a * below, b * below)) for a, b in pairwise(cuts)]
+    return [_Rows((*everything, part), slice(part.start * below, part.stop * below)) for part in shares(extent, count)]

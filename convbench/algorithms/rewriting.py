@@ -10,29 +10,30 @@ Every algorithm that convolves can therefore do the whole family (indices as in 
   flipped; nothing is computed to be thrown away. What a boundary other than zero has made of the input's margins is
   computed in strips, which are added to the samples they stand for.
 
-No operand is copied: parts are views. A rewriting may need another one: they are applied until all that is left is
-native to the algorithm.
+Parts are views of the operands; of complex ones the conjugate is a copy. A rewriting may need another one: they are
+applied until all that is left is native to the algorithm. (Dumoulin and Visin 2016,
+section 4, for transposed layers; Vaidyanathan 1993 for polyphase components.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 from convbench import bounds
-from convbench.algorithms.blocking import ScratchPool, scratch_not_kept, spread_bias
+from convbench.algorithms.blocking import GroupedBias, ScratchPool, scratch_not_kept
 from convbench.arrays import Array, Namespace
 from convbench.backend import Algorithm
 from convbench.bounds import ErrorBound
-from convbench.geometry import extension_runs
+from convbench.geometry import extension_runs, reduced
 from convbench.refusals import refuse
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["MOST_PARTS", "Rewritten", "bound", "why_not"]
+__all__ = ["MOST_PARTS", "Rewritten", "bound", "count_parts", "why_not"]
 
 #: Convolutions that one may be rewritten as.
 MOST_PARTS = 1024
@@ -205,29 +206,26 @@ class _Segment:
 
 @dataclass(frozen=True)
 class _Residue:
-    """Positions of a segment with one residue mod s, and the taps and outputs they meet: one axis of a part."""
+    """Positions of a segment that meet the same taps, and these taps: one axis of a part."""
 
     places: slice  # within the segment
-    taps: slice | None  # of the stored kernel; None where no tap reaches
-    fields: dict[str, Any] = field(default_factory=dict)
+    taps: slice  # of the stored kernel
+    fields: dict[str, Any]
 
 
 def _by_residues(spec: ConvSpec) -> Iterator[Target]:
-    axes = [_segments(spec, axis) for axis in range(spec.ndim)]
-    for corner in product(*axes):
-        parts, zeros = [], []
-        for residues in product(*(_residues(spec, axis, segment) for axis, segment in enumerate(corner))):
-            view = View((..., *(residue.places for residue in residues)))
-            if any(residue.taps is None for residue in residues):
-                zeros.append(view)
-            else:
-                parts.append(_residue_part(spec, residues, view))
+    for corner in product(*(_segments(spec, axis) for axis in range(spec.ndim))):
+        axes = [_residues(spec, axis, segment) for axis, segment in enumerate(corner)]
+        parts = tuple(_residue_part(spec, residues) for residues in product(*axes))
+        sizes = tuple(segment.stop - segment.start for segment in corner)
+        whole = all(
+            len(found) == min(stride, size) for found, stride, size in zip(axes, spec.stride, sizes, strict=True)
+        )
+        zeros = () if whole else (View(),)  # what no tap reaches
         if all(segment.inside for segment in corner):
-            yield Target(tuple(parts), tuple(zeros))
+            yield Target(parts, zeros)
         elif parts:
-            sizes = tuple(segment.stop - segment.start for segment in corner)
-            folds = tuple(_folds(spec, corner))
-            yield Target(tuple(parts), tuple(zeros), (*_grouped_input(spec)[:3], *sizes), folds)
+            yield Target(parts, zeros, (*_grouped_input(spec)[:3], *sizes), tuple(_folds(spec, corner)))
 
 
 def _segments(spec: ConvSpec, axis: int) -> list[_Segment]:
@@ -242,28 +240,21 @@ def _segments(spec: ConvSpec, axis: int) -> list[_Segment]:
 
 
 def _residues(spec: ConvSpec, axis: int, segment: _Segment) -> list[_Residue]:
+    """Find, for each tap k₀ that begins a component, the samples it meets, every s-th, and the taps k₀ + s'·m."""
     stride, dilation, kernel = spec.stride[axis], spec.dilation[axis], spec.kernel_size[axis]
     outputs, (before, _) = spec.output_size[axis], spec.padding[axis]
-    common = gcd(stride, dilation)
-    tap_step, step = stride // common, dilation // common
+    tap_step, step = reduced(stride, dilation)
     found = []
-    for offset in range(min(stride, segment.stop - segment.start)):
-        position = segment.start + offset + before  # of the first sample, from the first padded one
-        places = slice(offset, None, stride)
+    for tap in range(min(tap_step, kernel)):
+        offset = (tap * dilation - before - segment.start) % stride  # of the first sample that it meets
         count = -(-(segment.stop - segment.start - offset) // stride)
-        first_tap = next((k for k in range(min(tap_step, kernel)) if (position - k * dilation) % stride == 0), None)
-        if first_tap is None:
-            found.append(_Residue(places, None))
+        taps = -(-(kernel - tap) // tap_step)
+        start, reach = (segment.start + offset + before - tap * dilation) // stride, (taps - 1) * step
+        if count < 1 or start + count - 1 < 0 or start - reach >= outputs:  # or cropped: no output reads them
             continue
-        taps = -(-(kernel - first_tap) // tap_step)
-        start = (position - first_tap * dilation) // stride  # the output that it meets through that tap
-        reach = (taps - 1) * step
-        if start + count - 1 < 0 or start - reach >= outputs:  # cropped: no output reads these samples
-            found.append(_Residue(places, None))
-            continue
-        stored = slice(first_tap, None, tap_step)
+        stored = slice(tap, None, tap_step)
         if spec.flip:
-            stored = slice(kernel - 1 - first_tap - (taps - 1) * tap_step, kernel - first_tap, tap_step)
+            stored = slice(kernel - 1 - tap - (taps - 1) * tap_step, kernel - tap, tap_step)
         fields = {
             "input_size": outputs,
             "kernel_size": taps,
@@ -271,11 +262,11 @@ def _residues(spec: ConvSpec, axis: int, segment: _Segment) -> list[_Residue]:
             "stride": 1,
             "padding": (reach - start, count - outputs + start),
         }
-        found.append(_Residue(places, stored, fields))
+        found.append(_Residue(slice(offset, None, stride), stored, fields))
     return found
 
 
-def _residue_part(spec: ConvSpec, residues: Sequence[_Residue], result: View) -> Part:
+def _residue_part(spec: ConvSpec, residues: Sequence[_Residue]) -> Part:
     fields = {name: [residue.fields[name] for residue in residues] for name in residues[0].fields}
     sub = spec.replace(
         op="forward",
@@ -288,6 +279,7 @@ def _residue_part(spec: ConvSpec, residues: Sequence[_Residue], result: View) ->
     )
     space = tuple(range(3, 3 + spec.ndim))
     taps = (..., *(residue.taps for residue in residues))
+    result = View((..., *(residue.places for residue in residues)))
     return Part(sub, first=View(), second=View(taps, axes=(0, 2, 1, *space)), result=result)
 
 
@@ -299,7 +291,7 @@ def _folds(spec: ConvSpec, segments: Sequence[_Segment]) -> Iterator[Fold]:
     ]
     for runs in product(*axes):
         source = (slice(run.start - s.start, run.stop - s.start) for run, s in zip(runs, segments, strict=True))
-        summed = tuple(3 + axis for axis, run in enumerate(runs) if run.step == 0)
+        summed = tuple(3 + axis for axis, run in enumerate(runs) if run.step == 0 and run.stop - run.start > 1)
         yield Fold((..., *source), (..., *(run.samples for run in runs)), summed)
 
 
@@ -320,19 +312,30 @@ def native_specs(spec: ConvSpec, native: Callable[[ConvSpec], bool]) -> Iterator
             yield from native_specs(part.spec, native)
 
 
+def count_parts(spec: ConvSpec) -> int:
+    """Return how many forward convolutions with shared weights a spec is rewritten as, at most."""
+    entries = prod(map(min, spec.tile, spec.output_size)) if spec.tile else 1
+    if spec.op != "input_grad":
+        return entries
+    shared = _entry_spec(spec, (0,) * spec.ndim) if spec.tile else spec
+    residues = (
+        min(reduced(stride, dilation)[0], kernel)
+        for stride, dilation, kernel in zip(shared.stride, shared.dilation, shared.kernel_size, strict=True)
+    )
+    return entries * prod(residues) * prod(len(_segments(shared, axis)) for axis in range(spec.ndim))
+
+
 def why_not(
     spec: ConvSpec, native: Callable[[ConvSpec], bool], also: Callable[[ConvSpec], str | None] | None
 ) -> str | None:
     """Return the reason why a spec cannot be rewritten, or the first reason against what it becomes."""
-    count = prod(map(min, spec.tile, spec.output_size)) if spec.tile else 1
-    if spec.op == "input_grad":
-        count *= prod(spec.stride)
+    count = count_parts(spec)
     if count > MOST_PARTS:
         topic = "tile" if spec.tile else "stride"
         return refuse(topic, f"{count} convolutions would be needed here, at most {MOST_PARTS} are done")
     if also is None:
         return None
-    for part in native_specs(spec, native):
+    for part in dict.fromkeys(native_specs(spec, native)):
         reason = also(part)
         if reason is not None:
             topic, _, sentence = reason.partition(": ")
@@ -346,31 +349,23 @@ def bound(
     """Return the bound of the convolutions that a spec is rewritten as, and of adding them up.
 
     Each part obeys its own bound, whose right-hand side grows to that of the whole: the norms are taken over all of
-    both operands.
+    both operands, and Σ ‖gᵢ‖‖wᵢ‖ ≤ ‖g‖‖w‖ for entries i of a tile (Cauchy and Schwarz). What is added up afterwards is
+    at most as many numbers as there are terms.
     """
     parts = [native_bound(part) for part in dict.fromkeys(native_specs(spec, native))]
     if not parts:
         return bounds.direct(spec)
-    additions = max(0, sum(len(target.folds) > 0 for target in targets_of(spec)))
-    folded = max((_most_folds(target) for target in targets_of(spec)), default=0) if additions else 0
-    added = bounds.gamma(2 * (additions + folded) + 2, spec.dtype)
+    added_up = spec.op == "input_grad" and (spec.tile is not None or spec.boundary != "zero")
     return replace(
         parts[0],
-        componentwise=max(part.componentwise for part in parts) + added,
-        normwise=max(part.normwise for part in parts) * (1 + additions),
+        componentwise=max(part.componentwise for part in parts)
+        + bounds.gamma(spec.terms + 2 if added_up else 2, spec.dtype),
+        normwise=max(part.normwise for part in parts),
         energy=0.0,
         reach=None,
         exact_on_integers=all(part.exact_on_integers for part in parts),
         spreads_nonfinite=any(part.spreads_nonfinite for part in parts),
     )
-
-
-def _most_folds(target: Target) -> int:
-    """Return how many of a target's elements may be added to one sample."""
-    repeated = max(
-        (prod(target.shape[axis] for axis in fold.summed) for fold in target.folds if target.shape), default=1
-    )
-    return repeated + len(target.folds)
 
 
 # -- running --------------------------------------------------------------------------------------------------
@@ -393,11 +388,12 @@ class Rewritten:
         realised: Callable[[Namespace, ConvSpec, int], Algorithm],
     ) -> None:
         self._ns, self._spec = ns, spec
-        specs = dict.fromkeys(part.spec for target in targets_of(spec) for part in target.parts)
+        targets = tuple(targets_of(spec))
+        specs = dict.fromkeys(part.spec for target in targets for part in target.parts)
         take_turns = len(specs) > _MOST_KEPT
         with scratch_not_kept() if take_turns else nullcontext():
             made = {part: realised(ns, part, threads) for part in specs}
-        self._targets = [(target, [(part, made[part.spec]) for part in target.parts]) for target in targets_of(spec)]
+        self._targets = [(target, [(part, made[part.spec]) for part in target.parts]) for target in targets]
         self._buffer_size = max((prod(target.shape) for target, _ in self._targets if target.shape), default=0)
         added = spec.bias_shape is not None or any(target.folds for target, _ in self._targets)
         half = spec.dtype in ("float16", "bfloat16")  # what is added up is rounded to storage once, at the end
@@ -409,7 +405,11 @@ class Rewritten:
         self._conjugates = "complex" in spec.dtype and spec.op != "forward"
         sizes = [algorithm.workspace_bytes for algorithm in made.values()]
         self.workspace_bytes = (max(sizes, default=0) if take_turns else sum(sizes)) + _PLAN_BYTES * len(sizes)
-        self.workspace_bytes += (self._buffer_size + self._sums_size) * DTYPES[self._sum_dtype]
+        summed = max(
+            (prod(target.shape) // 2 for target in targets if target.shape and any(f.summed for f in target.folds)),
+            default=0,
+        )
+        self.workspace_bytes += (self._buffer_size + self._sums_size + summed) * DTYPES[self._sum_dtype]
         parts = [algorithm for _, parts in self._targets for _, algorithm in parts]
         self.prepared_bytes = sum(algorithm.prepared_bytes for algorithm in parts)
         self.flops = sum(algorithm.flops for algorithm in parts)
@@ -419,7 +419,7 @@ class Rewritten:
             self.prepared_bytes = 0
         if self._conjugates:
             size = {"input_grad": spec.weight_shape, "weight_grad": spec.output_shape}[spec.op]
-            self.workspace_bytes += (prod(size) + prod(spec.result_shape)) * spec.itemsize
+            self.workspace_bytes += prod(size) * spec.itemsize
 
     def prepare(self, w: Array) -> tuple[Any, int | None]:
         """Return the prepared weights of each part."""
@@ -453,7 +453,7 @@ class Rewritten:
                 for fold in target.folds:
                     self._fold(fold, place, total)
             if bias is not None:
-                self._add_bias(bias, total)
+                GroupedBias(self._ns, self._spec, bias).add(total)
             if self._sums_size:
                 self._ns.assign(out, total)
 
@@ -466,14 +466,10 @@ class Rewritten:
         weights, _ = algorithm.prepare(conjugate(g) if conjugate else g)
         algorithm.run(x, weights, None, result)
         if conjugate:
-            result[...] = conjugate(result)
+            self._ns.conjugate(result)
 
     def _fold(self, fold: Fold, buffer: Array, out: Array) -> None:
         values = buffer[fold.source]
         if fold.summed:
             values = self._ns.xp.sum(values, axis=fold.summed, keepdims=True, dtype=values.dtype)
         out[fold.place] += values
-
-    def _add_bias(self, bias: Array, out: Array) -> None:
-        spread = self._ns.cast(spread_bias(self._ns, self._spec, bias), self._sum_dtype)
-        out += self._ns.reshape(spread, (*out.shape[1:3], *spread.shape[1:]))

@@ -13,10 +13,10 @@ from math import prod
 from typing import Any, NamedTuple
 
 from convbench.algorithms.blocking import Block, Blocked, Blocking, flipped
-from convbench.algorithms.lowering import reduced
 from convbench.algorithms.lowrank import max_rank, pass_macs, tensor_train
 from convbench.arrays import Array, Namespace
 from convbench.errors import UnsupportedWeights
+from convbench.geometry import reduced
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
 
@@ -50,7 +50,7 @@ def why_not_separable(spec: ConvSpec) -> str | None:
 
 
 class Separable(Blocked):
-    """Passes along each axis, the last first; any stride, dilation, groups and zero padding.
+    """Passes along each axis, the last first; any stride, dilation, groups and boundary.
 
     Needs weights of low rank, for each pair of channels by itself. O(N·O·C/g·∏P·Σ r·r·(K + B)) work; workspace:
     a block's halo and the images between passes, for each thread.

@@ -20,7 +20,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise, product
+from itertools import islice, product
 from math import prod
 from typing import Any
 
@@ -28,7 +28,7 @@ from convbench.algorithms.blocking import Block, Blocked, Blocking, ScratchPool,
 from convbench.algorithms.lowering import Lowering
 from convbench.arrays import Array, Namespace
 from convbench.spec import DTYPES, ConvSpec
-from convbench.threads import parallel
+from convbench.threads import parallel, shares
 from convbench.transforms import is_complex
 
 __all__ = [
@@ -472,9 +472,8 @@ class Tiled(Blocked):
 
         if len(self._blocking) > 1:
             return multiply(slice(None))
-        edges = [self._frequencies * i // self._threads for i in range(self._threads + 1)]
         with ns.gemm_threads(1):
-            parallel(multiply, [slice(a, b) for a, b in pairwise(edges)], self._threads)
+            parallel(multiply, shares(self._frequencies, self._threads), self._threads)
         return None
 
     # -- the weight gradient ----------------------------------------------------------------------------------

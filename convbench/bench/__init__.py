@@ -12,7 +12,7 @@ from convbench.backend import Backend
 from convbench.bench.cases import Case, Suite, list_suites, load_suite
 from convbench.bench.record import load_results
 from convbench.bench.run import Options, run_cases
-from convbench.errors import SpecError
+from convbench.errors import MissingDependency, SpecError
 from convbench.pooling.spec import PoolSpec
 from convbench.spec import ConvSpec
 
@@ -63,7 +63,10 @@ def benchmark(
     >>> table.status.tolist()
     ['ok']
     """
-    import pandas  # noqa: F401  # missing now is better than missing after two minutes
+    try:
+        import pandas  # noqa: F401  # missing now is better than missing after two minutes
+    except ImportError:
+        raise MissingDependency("benchmark() needs pandas: pip install pandas") from None
 
     known = [f.name for f in fields(Options)]
     unknown = [name for name in options if name not in known]

@@ -26,12 +26,16 @@ class Family(Protocol):
     Attributes
     ----------
     name : str
-    baseline : str
-        The backend over which speed-ups are reckoned unless another is named.
+    baselines : tuple of str
+        Backends over which speed-ups are reckoned unless one is named: the one that has times on the most cases of a
+        run, the first of equals.
+    legend : mapping of str to str
+        What those columns of the comparison mean that do not mean the same in every family.
     """
 
     name: str
-    baseline: str
+    baselines: tuple[str, ...]
+    legend: Mapping[str, str]
 
     def case_type(self) -> type[Case]:
         """Return the class of its cases."""
@@ -74,7 +78,15 @@ class Convolution:
     """Everything that :class:`convbench.ConvSpec` describes."""
 
     name = "convolution"
-    baseline = "scipy-fft"
+    baselines: tuple[str, ...] = ("scipy-fft", "im2col", "direct-numpy")  # the last two do the whole family
+    legend: Mapping[str, str] = {
+        "with prepare": "the same of prepare + time, prepare being what new weights cost outside the call (timed once, "
+        "cold); some do that inside their call",
+        "GFLOP/s": "nominal operations (2·MACs, the same for all) over time; executed: operations really done over "
+        "time",
+        "error": "largest |ŷ − y| / (|w| ∗ |x|), for gradients the same of their operands, in units of the dtype's "
+        "eps; bound: what the algorithm promises",
+    }
 
     def case_type(self) -> type[Case]:
         """Return :class:`convbench.bench.cases.Case`."""

@@ -24,6 +24,7 @@ _MOST_FLOPS = 10**9  # really done by a probe: a second on a slow backend
 _MOST_TERMS = 2**15  # summed into one output: some backends make a NumPy call for each
 _MOST_KERNELS = 2**14  # pairs of channels: some backends transform or factorise the kernel of each
 _MOST_WEIGHTS = 2**22
+_HEAVY = 16  # times as many weights as samples of input and output, in one example
 _DENSE = 64  # times the nominal work: the backend multiplies by a dense matrix
 _LEAST_FLOPS = 10**6  # below this, what a call costs is mostly the call itself
 _ALIKE = ("op", "in_channels", "out_channels", "stride", "dilation", "groups", "boundary", "layout", "dtype")
@@ -125,19 +126,27 @@ def shrink(spec: ConvSpec, max_flops: float = PROBE_FLOPS) -> ConvSpec:
     """Return the spec with batch 1 and its largest axes halved until it does at most ``max_flops``.
 
     Kernel, channels and all else stay, padding words too, so the probe does the same kind of work. Only beyond 2¹⁵
-    terms, 2¹⁴ kernels (O·C/groups) or 2²² weights are they halved too, explicit padding with them. It may remain above
-    ``max_flops`` where nothing more can be halved.
+    terms, 2¹⁴ kernels (O·C/groups) or 2²² weights are they halved too, explicit padding with them. Where the weights
+    far outweigh input and output, a call goes over them once for the whole batch: then channels are halved instead of
+    axes, and the batch stays as far as the weights outweigh it. The result may remain above ``max_flops`` where nothing
+    more can be halved.
 
     >>> print(shrink(ConvSpec.parse("n8 c64 o64 i224x224 k3 psame f32")))
     n1 c64 o64 i14x14 k3 psame f32
+    >>> print(shrink(ConvSpec.parse("n8 c256 o512 i8x8 k4 s2 p1 f32")))
+    n8 c64 o64 i8x8 k4 s2 p1 f32
     >>> print(shrink(ConvSpec.parse("i4096x4096 k1001 p500 f32")))
     n1 c1 o1 i16x16 k125x250 p63x125 f32
     """
     small = spec.replace(batch=min(spec.batch, 1))
+    outweighed = prod(small.weight_shape) // max(1, prod(small.input_shape) + prod(small.output_shape))
+    heavy = outweighed > _HEAVY
+    if heavy:
+        small = spec.replace(batch=min(spec.batch, outweighed))
     while _too_many_weights(small):
         small = _with_fewer_weights(small)
     while small.flops > max_flops:
-        halved = _halved(small)
+        halved = (_with_fewer_channels(small) if heavy else None) or _halved(small)
         if halved is None:
             break
         small = halved
@@ -164,6 +173,15 @@ def _with_fewer_weights(spec: ConvSpec) -> ConvSpec:
     else:
         groups //= 2
     return spec.replace(groups=groups, in_channels=inner * groups, out_channels=outer * groups)
+
+
+def _with_fewer_channels(spec: ConvSpec) -> ConvSpec | None:
+    """The spec with the channels in or out of a group halved, whichever are more."""
+    if spec.out_channels >= max(spec.in_channels, 2 * spec.groups):
+        return spec.replace(out_channels=spec.out_channels // spec.groups // 2 * spec.groups)
+    if spec.in_channels >= 2 * spec.groups:
+        return spec.replace(in_channels=spec.in_channels // spec.groups // 2 * spec.groups)
+    return None
 
 
 def _with_half_the_kernel(spec: ConvSpec) -> ConvSpec:

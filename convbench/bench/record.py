@@ -57,7 +57,7 @@ class Record:
     samples_s : list of float
         Seconds for each call, one entry a sample of ``batch`` calls, in the order taken; outliers included.
     accumulate_dtype : str
-        What the plan sums in.
+        What the plan sums in; None if there was no plan.
     plan_s, prepare_s, first_call_s, transfer_s : float
         Stages measured once, when the pair was verified. ``first_call_s`` is None for a slow pair, whose only verifying
         call also measured the workspace and so is not a fair time.
@@ -94,7 +94,7 @@ class Record:
     reason: str = ""
     samples_s: list[float] = field(default_factory=list)
     batch: int | None = None
-    accumulate_dtype: str = ""
+    accumulate_dtype: str | None = None
     plan_s: float | None = None
     prepare_s: float | None = None
     transfer_s: float | None = None

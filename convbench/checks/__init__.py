@@ -7,7 +7,7 @@ all, and the test suite parametrises over the same ones. The rules stand in :dat
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from traceback import extract_tb
@@ -100,16 +100,16 @@ class Check:
         return "failed", f'UnsupportedWeights must give a reason "weights: …", got {reason!r}'
 
 
-def check_backend(backend: Backend | str, *, specs: int = 60, seed: int = 0) -> list[CheckResult]:
+def check_backend(backend: Backend | str, *, specs: int | Sequence[ConvSpec] = 60, seed: int = 0) -> list[CheckResult]:
     """Run the whole battery on a backend.
 
     Parameters
     ----------
     backend : Backend or str
         Any object that follows the protocol, registered or not, or a registered name.
-    specs : int
+    specs : int or sequence of ConvSpec
         Random specs, no two alike and the same for every backend, beside the fixed ones at the edges and the larger
-        ones. Half of them are of the whole family, half are what most backends take.
+        ones. Half of them are of the whole family, half are what most backends take. Or else all specs to try.
     seed : int
         Of the random specs and of all data.
 
@@ -121,7 +121,7 @@ def check_backend(backend: Backend | str, *, specs: int = 60, seed: int = 0) -> 
     Raises
     ------
     SpecError
-        If ``backend`` is no backend, or ``specs`` or ``seed`` is no integer in range.
+        If ``backend`` is no backend, ``specs`` neither specs nor an integer in range, or ``seed`` no such integer.
     UnknownBackend
         If no backend of that name is registered.
 
@@ -134,7 +134,7 @@ def check_backend(backend: Backend | str, *, specs: int = 60, seed: int = 0) -> 
     return [check.run() for check in battery(backend, specs=specs, seed=seed)]
 
 
-def battery(backend: Backend | str, *, specs: int = 60, seed: int = 0) -> Iterator[Check]:
+def battery(backend: Backend | str, *, specs: int | Sequence[ConvSpec] = 60, seed: int = 0) -> Iterator[Check]:
     """Return the checks that :func:`check_backend` runs, in its order; parameters and errors as there.
 
     Only ``why_not`` is called before the checks are run.
@@ -143,18 +143,22 @@ def battery(backend: Backend | str, *, specs: int = 60, seed: int = 0) -> Iterat
     problem = protocol_problem(chosen)
     if problem:
         raise SpecError("backend", chosen, f"must follow convbench.Backend: {problem}")
-    options: tuple[tuple[str, Any, int], ...] = (("specs", specs, 1), ("seed", seed, 0))
-    for name, value, least in options:
+    given = isinstance(specs, Sequence) and len(specs) > 0 and all(isinstance(spec, ConvSpec) for spec in specs)
+    options: tuple[tuple[str, Any, int, str], ...] = (
+        ("specs", specs, 1, " or the specs to try"),
+        ("seed", seed, 0, ""),
+    )
+    for name, value, least, otherwise in options[given:]:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise SpecError(name, value, f"must be an integer ≥ {least}")
-    return _battery(chosen, specs, seed)
+            raise SpecError(name, value, f"must be an integer ≥ {least}{otherwise}")
+    return _battery(chosen, specs_to_try(specs, seed) if isinstance(specs, int) else specs, seed)
 
 
-def _battery(backend: Backend, specs: int, seed: int) -> Iterator[Check]:
+def _battery(backend: Backend, to_try: Sequence[ConvSpec], seed: int) -> Iterator[Check]:
     if not _says_none(backend.unavailable):
         yield Check("availability-agrees-with-plan", backend.name, None, partial(_unavailable_agrees, backend))
         return
-    to_try, taken = specs_to_try(specs, seed), 0
+    taken = 0
     for spec in to_try:
         if not _says_none(partial(backend.why_not, spec)):
             yield Check(REFUSAL, backend.name, spec, partial(_refusal_agrees, backend, spec))

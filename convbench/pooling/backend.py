@@ -167,7 +167,7 @@ class PoolLimits:
         if spec.dtype not in self.dtypes:
             return refuse("dtype", f"{spec.dtype} given, only {', '.join(self.dtypes)} is done")
         if spec.kind not in self.kinds:
-            return refuse("op", f"{spec.kind} given, only {', '.join(self.kinds)} is done")
+            return refuse("kind", f"{spec.kind} given, only {', '.join(self.kinds)} is done")
         if spec.op == "grad" and spec.kind not in self.grads:
             return refuse("op", f"gradient of {spec.kind} given, done is {', '.join(self.grads) or 'none'}")
         if spec.ndim not in self.axes:

@@ -458,6 +458,13 @@ def infinities_stay_in_their_windows(subject: Subject) -> str:
     return ""
 
 
+def nothing_is_below_minus_infinity(subject: Subject) -> str:
+    """−∞ everywhere: the least finite number, where a maximum starts from it or finds it in the padding, would win."""
+    x = np.full(subject.spec.input_shape, -np.inf, subject.spec.dtype)
+    require_equal(subject.run((x,)), np.full(subject.spec.result_shape, -np.inf, x.dtype), "−∞ everywhere")
+    return ""
+
+
 def _judge_spoilt(subject: Subject, operands: tuple[Array, ...], y: Array, what: str) -> str:
     """Judge all results; of a method that spreads, only the finite ones, with zeros in place of what it spreads."""
     if not subject.bound.spreads_nonfinite:
@@ -582,6 +589,7 @@ RULES: tuple[tuple[Callable[[Subject], str], Callable[[PoolSpec], bool]], ...] =
     (malformed_operands_are_refused, _filled),
     (nan_stays_in_its_windows, _floating),
     (infinities_stay_in_their_windows, lambda spec: _floating(spec) and spec.op == "forward"),
+    (nothing_is_below_minus_infinity, lambda spec: (spec.kind, spec.op) == ("max", "forward") and _floating(spec)),
     (results_repeat, _any),
     (threads_do_not_change_results, _any),
     (declared_workspace_holds, _any),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -131,7 +131,14 @@ class Pooling:
     """What :class:`convbench.PoolSpec` describes; see :class:`convbench.bench.families.Family`."""
 
     name = "pooling"
-    baseline = "direct"
+    baselines: tuple[str, ...] = ("direct", "separable")
+    legend: Mapping[str, str] = {
+        "with prepare": "the same, as pooling has nothing to prepare",
+        "GFLOP/s": "nominal operations (for each sample of each window 1, for norms 2, for their gradients 3; the same "
+        "for all) over time; executed: operations really done over time",
+        "error": "largest |ŷ − y| over the same pooling of |x| (and |g|), in which nothing cancels, in units of the "
+        "dtype's eps; bound: what the algorithm promises, 0 for maxima, which are not computed but chosen",
+    }
 
     def __init__(self) -> None:
         self._rates: dict[tuple[str, str, int], float] = {}  # seconds a nominal operation, found once a process

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convbench.errors import SpecError, UnsupportedSpec
+from convbench.operands import as_array, check_dtype, spatial_axes
+from convbench.planning import is_auto
 from convbench.pooling.backend import PoolBackend, PoolPlan
 from convbench.pooling.registry import get_pool_backend
 from convbench.pooling.spec import POOL_DTYPES, PadLike, PoolSpec, SizeLike, sizes_of
@@ -74,7 +76,7 @@ def pool_plan(spec: PoolSpec | str, backend: str = "auto", *, threads: int | Non
         spec = PoolSpec.parse(spec)
     if not isinstance(spec, PoolSpec):
         raise SpecError("spec", spec, "must be a PoolSpec or a line such as 'pool=max n1 c64 i112x112 k3 s2 p1 f32'")
-    chosen = choose(spec) if backend == "auto" else get_pool_backend(backend)
+    chosen = choose(spec) if is_auto(backend) else get_pool_backend(backend)
     return chosen.plan(spec, threads=threads)
 
 
@@ -180,7 +182,7 @@ def adaptive_pool(
     array([[[ 1.,  3.,  5.],
             [ 8., 10., 12.]]])
     """
-    return _run("forward", kind, {"x": x}, {"adaptive": output_size}, backend, threads, out)
+    return _run("forward", kind, {"x": x}, _bins(x, output_size), backend, threads, out)
 
 
 def adaptive_pool_grad(
@@ -202,7 +204,7 @@ def adaptive_pool_grad(
     >>> adaptive_pool_grad(np.zeros((1, 1, 7)), np.array([[[3.0, 6.0, 9.0]]]), 3, kind="mean")
     array([[[1., 1., 3., 2., 5., 3., 3.]]])
     """
-    return _run("grad", kind, {"x": x, "g": g}, {"adaptive": output_size}, backend, threads, out)
+    return _run("grad", kind, {"x": x, "g": g}, _bins(x, output_size), backend, threads, out)
 
 
 def distance_weighted_mean(
@@ -257,6 +259,10 @@ def distance_weighted_mean(
     )
 
 
+def _bins(x: Any, output_size: Any) -> dict[str, Any]:
+    return {"adaptive": sizes_of("output_size", output_size, _checked("x", x).ndim - 2)}
+
+
 def _run(
     op: str,
     kind: str,
@@ -276,15 +282,12 @@ def _run(
             raise SpecError(name, array.shape, f"must have shape {shape}, that of the result for x of {x.shape}")
         if array.dtype != x.dtype:
             raise SpecError(name, str(array.dtype), f"must have the dtype of x, {x.dtype}")
+    is_auto(backend)  # or a name: something that can be remembered
     return _kept_plan(spec, backend, resolve(threads))(*arrays, out=out)
 
 
 def _checked(name: str, value: Any) -> Array:
-    if not isinstance(value, np.ndarray):
-        raise SpecError(name, type(value).__name__, "must be a NumPy array")
-    array = np.asarray(value)  # np.matrix and other subclasses index differently
-    if array.ndim < 3:
-        raise SpecError(name, array.shape, "must have shape (N, C, *spatial) with at least one spatial axis")
-    if array.dtype.name not in POOL_DTYPES or not array.dtype.isnative:
-        raise SpecError(name, str(array.dtype), f"must have a native dtype of {', '.join(POOL_DTYPES)}")
+    array = as_array(name, value)
+    spatial_axes(name, array, "(N, C, *spatial)")
+    check_dtype(name, array, POOL_DTYPES)
     return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +12,7 @@ from typing import Any
 from convbench.errors import SpecError
 from convbench.geometry import output_size
 from convbench.pooling.windows import Windows
-from convbench.spec import DTYPES
+from convbench.spec import DTYPES, _choice, _entries, _integer
 
 __all__ = ["KINDS", "POOL_DTYPES", "POOL_OPS", "PoolSpec"]
 
@@ -126,7 +125,11 @@ class PoolSpec:
                 "dtype", dtype, f"must be {' or '.join(FLOATS)}: {what}; convert x with x.astype('float64')"
             )
         if (kernel_size is None) == (adaptive is None):
-            rule = "must be given, or adaptive" if adaptive is None else "must be left out where adaptive is given"
+            rule = (
+                "must be given, or adaptive in its place"
+                if adaptive is None
+                else "must be left out where adaptive is given"
+            )
             raise SpecError("kernel_size", kernel_size, rule)
         if not isinstance(count_include_pad, bool):
             raise SpecError("count_include_pad", count_include_pad, "must be True or False")
@@ -301,40 +304,25 @@ class PoolSpec:
         return self.itemsize * sum(map(prod, (*self.operand_shapes, self.result_shape)))
 
 
-def _integer(name: str, value: object, least: int) -> int:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what is no integer is told so
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise SpecError(name, value, f"must be an integer ≥ {least}")
-    return number
-
-
 def sizes_of(name: str, value: Any, ndim: int | None) -> Sizes:
     """Return one integer ≥ 1 an axis; without ``ndim`` as many as are given."""
-    if not isinstance(value, Iterable) or isinstance(value, str):
+    sizes = _entries(value)
+    if sizes is None:
         return (_integer(name, value, 1),) * (ndim or 1)
-    sizes = tuple(_integer(name, size, 1) for size in value)
     if not sizes or (ndim is not None and len(sizes) != ndim):
         raise SpecError(name, value, f"must be an integer or one for each of {ndim or 'the'} axes")
-    return sizes
+    return tuple(_integer(name, size, 1) for size in sizes)
 
 
 def _pairs(padding: Any, ndim: int) -> Pairs:
-    if not isinstance(padding, Iterable) or isinstance(padding, str):
+    entries = _entries(padding)
+    if entries is None:
         return ((_integer("padding", padding, 0),) * 2,) * ndim
-    entries = [tuple(e) if isinstance(e, Iterable) and not isinstance(e, str) else (e, e) for e in padding]
-    if len(entries) != ndim or any(len(pair) != 2 for pair in entries):
+    pairs = [_entries(entry) or (entry, entry) for entry in entries]
+    if len(pairs) != ndim or any(len(pair) != 2 for pair in pairs):
         rule = f"must be an integer ≥ 0, or one integer or (before, after) pair for each of {ndim} axes"
         raise SpecError("padding", padding, rule)
-    return tuple((_integer("padding", a, 0), _integer("padding", b, 0)) for a, b in entries)
-
-
-def _choice(name: str, value: object, allowed: Sequence[str]) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise SpecError(name, value, f"must be one of {', '.join(allowed)}")
-    return value
+    return tuple((_integer("padding", a, 0), _integer("padding", b, 0)) for a, b in pairs)
 
 
 # -- the line -----------------------------------------------------------------------------------
@@ -358,6 +346,8 @@ def _parse(line: str) -> dict[str, Any]:
     for name, example in (("kind", "pool=max"), ("input_size", "i112x112")):
         if name not in given:
             raise SpecError(name, line, f"is missing; add a token such as {example}")
+    if "kernel_size" not in given and "adaptive" not in given:
+        raise SpecError("kernel_size", line, "is missing; add a token such as k2 or adaptive=7")
     padding = given.get("padding")
     if padding is not None and len(padding) == 1:  # one entry stands for all axes
         given["padding"] = padding * len(given["input_size"])

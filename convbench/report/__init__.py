@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from convbench.spec import ConvSpec
 
-__all__ = ["DEFAULT_BASELINE", "PAGE_FILE", "machine", "matrix_specs", "run_title", "write_report"]
+__all__ = ["PAGE_FILE", "machine", "matrix_specs", "run_title", "write_report"]
 
-DEFAULT_BASELINE = "scipy-fft"
 PAGE_FILE = "index.html"
 _MATRIX_FILE = "matrix.md"
 
@@ -25,7 +24,7 @@ _MATRIX_FILE = "matrix.md"
 def write_report(
     folder: str | Path,
     *,
-    baseline: str = DEFAULT_BASELINE,
+    baseline: str | None = None,
     matrices: Sequence[ConvSpec] = (),
     note: Callable[[str], None] = warnings.warn,
 ) -> list[Path]:
@@ -37,8 +36,9 @@ def write_report(
     ----------
     folder : path
         A run's folder.
-    baseline : str
-        The backend over which speed-ups are reckoned; without results of it there are none.
+    baseline : str, optional
+        The backend over which speed-ups are reckoned; without results of it there are none. None: see
+        :func:`convbench.report.tables.usual_baseline`.
     matrices : sequence of ConvSpec
         Specs whose figures as a matrix go into matrix.md; they need no results. See :func:`matrix_specs`.
     note : callable
@@ -74,8 +74,9 @@ def write_report(
     if is_untimed(records):
         written += write_accuracy(records, folder, note)
         return [*written, _write_page(records, folder, None, matrices, written)]
-    from convbench.report.tables import figures
+    from convbench.report.tables import figures, usual_baseline
 
+    baseline = baseline or usual_baseline(records)
     table = figures(records, baseline)
     environment = records.attrs.get("environment", {})
     written += _write_tables(table, environment, folder, baseline)
@@ -132,7 +133,7 @@ def _write_tables(table: pd.DataFrame, environment: Mapping[str, Any], folder: P
     head = [machine(environment)] if environment else []
     head += filter(None, [thread_note(environment)])
     head += [f"All cases: `{common}`"] if common else []
-    legend = "\n".join(f"- {name}: {text.format(baseline=baseline)}" for name, text in tables.LEGEND.items())
+    legend = "\n".join(f"- {name}: {text}" for name, text in tables.legend(table, baseline).items())
     summary = tables.overview(table)
     pages = {
         "table.md": ["# Results", *head, legend, tables.comparison(table).markdown()],

@@ -300,12 +300,8 @@ def _results(content: Page) -> list[_Html]:
     """Return filters, the table with a row for each case and backend, and its legend."""
     table = content.table
     statuses = [status for status in STATUSES if status in set(table["status"])]
-    meanings = tables.LEGEND if content.timed else accuracy.LEGEND
-    legend = [
-        part
-        for name, text in meanings.items()
-        for part in (_tag("dt", name), _tag("dd", text.format(baseline=content.baseline)))
-    ]
+    meanings = tables.legend(table, content.baseline) if content.timed else accuracy.LEGEND
+    legend = [part for name, text in meanings.items() for part in (_tag("dt", name), _tag("dd", text))]
     legend += [part for name in statuses for part in (_tag("dt", name), _tag("dd", _STATUS_MEANS[name]))]
     return [
         _filters(tables.backend_order(table), statuses),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convbench.bench import statistics
+from convbench.bench.families import family_of
 from convbench.bench.record import STATUSES, TIME_SPENT
 from convbench.bench.statistics import fastest
 from convbench.refusals import human_bytes
@@ -17,8 +18,9 @@ from convbench.report.text import DASH, Column, Grid, Row, human_interval, human
 if TYPE_CHECKING:
     import pandas as pd
 
+    from convbench.bench.families import Family
+
 __all__ = [
-    "LEGEND",
     "MARK",
     "Overview",
     "Section",
@@ -28,23 +30,15 @@ __all__ = [
     "fastest",
     "figures",
     "layout_of_table",
+    "legend",
     "means_section",
     "overview",
     "problems",
     "result_row",
     "totals_section",
+    "usual_baseline",
 ]
 
-#: What the columns of the comparison mean; ``{baseline}`` is to be filled in.
-LEGEND = {
-    "time": "one call, median and its 95 % interval, from the samples of all passes pooled as if they were independent",
-    "speed-up": "the time of {baseline} over this one's",
-    "with prepare": "the same of prepare + time, prepare being what new weights cost outside the call (timed once, "
-    "cold); some do that inside their call",
-    "GFLOP/s": "nominal operations (2·MACs, the same for all) over time; executed: operations really done over time",
-    "error": "largest |ŷ − y| / (|w| ∗ |x|) in units of the dtype's eps; bound: what the algorithm promises",
-    "workspace": "memory beside operands and result, declared; measured: its peak",
-}
 
 MARK = (
     "marked: the fastest of its case, and whatever is not separated from it: separated is what has both its 95 % "
@@ -110,6 +104,31 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     table = table.sort_values(["rank", "time_s"], kind="stable", ignore_index=True).drop(columns="rank")
     table.attrs["cases"] = records.attrs.get("environment", {}).get("cases", [])
     return table
+
+
+def usual_baseline(records: pd.DataFrame) -> str:
+    """Return over which backend speed-ups are reckoned unless one is named, see :class:`Family.baselines`."""
+    cases = records[records["status"] == "ok"].groupby("backend")["case"].nunique()
+    return max(_family(records).baselines, key=lambda name: int(cases.get(name, 0)))
+
+
+def legend(table: pd.DataFrame, baseline: str) -> dict[str, str]:
+    """Return what the columns of the comparison mean, in the words of the run's family."""
+    timed = table[table["time_s"].notna()]
+    count, usual = timed["case"].nunique(), _family(table).baselines[0]
+    of_usual = timed[timed["backend"] == usual]["case"].nunique()
+    instead = f"; {usual}, the usual baseline, has times on {of_usual} of the {count} timed cases"
+    return {
+        "time": "one call, median and its 95 % interval, from the samples of all passes pooled as if they were "
+        "independent",
+        "speed-up": f"the time of {baseline} over this one's{instead * (baseline != usual and of_usual < count)}",
+        **_family(table).legend,
+        "workspace": "memory beside operands and result, declared; measured: its peak",
+    }
+
+
+def _family(table: pd.DataFrame) -> Family:
+    return family_of(next(iter(table["spec"]), ""))
 
 
 def layout_of_table(table: pd.DataFrame) -> Layout:

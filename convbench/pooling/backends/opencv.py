@@ -24,7 +24,12 @@ def _filter(spec: PoolSpec, plane: NDArray[Any]) -> NDArray[Any]:
     (rows, columns), ((above, _), (left, _)) = spec.kernel_size, spec.padding
     plane = np.ascontiguousarray(plane)
     if spec.kind == "max":
-        result: NDArray[Any] = cv2.dilate(plane, np.ones((rows, columns), np.uint8), anchor=(left, above))
+        window = np.ones((rows, columns), np.uint8)
+        # its own border of floats is the least finite one; that of integers is their least
+        border: dict[str, Any] = {}
+        if plane.dtype.kind == "f":
+            border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": (-np.inf,) * 4}
+        result: NDArray[Any] = cv2.dilate(plane, window, anchor=(left, above), **border)
         return result
     call = cv2.boxFilter if spec.kind == "mean" else cv2.sqrBoxFilter
     means: NDArray[Any] = call(
