@@ -139,7 +139,7 @@ def test_integers_that_could_overflow_are_refused() -> None:
     big = np.full((1, 1, 4), 2**31)
     with pytest.raises(UnsupportedSpec, match=r"could overflow int64; convert to float64 or scale down"):
         cb.conv(big, big, backend="reference")
-    with pytest.raises(UnsupportedSpec, match=r"max\|x\|·max\|w\|·terms \+ max\|bias\| = 1.15e\+18 could overflow"):
+    with pytest.raises(UnsupportedSpec, match=r"max\|x\|·max\|w\|·terms \+ max\|bias\| = 1.15e\+19 could overflow"):
         cb.conv(big, big[..., :1], np.full(1, 2**62 + 2**61), backend="reference")
     assert cb.conv(big // 2, big[..., :1], backend="reference").dtype == np.int64
     narrow = np.full((1, 1, 4), -128, np.int8)
