@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, product
 from math import prod
@@ -19,7 +18,7 @@ from convbench.spec import OPS
 #: It has no loops of its own kind to hide in: windows are copied tap by tap, so large specs would take minutes.
 MOST_MACS = 2_000
 #: Of a tile: an algorithm for shared weights does a convolution, or several, for each.
-MOST_KERNELS = 4
+MOST_KERNELS = 6
 #: Each algorithm is tried on every so manieth of the fixed specs, beginning with another one.
 EVERY = 6
 #: How a spec's weights are shared.
@@ -40,25 +39,19 @@ def specs_for(number: int) -> list[ConvSpec]:
     and three algorithms that follow each other see all combinations of the three.
     """
     fixed = [spec for spec in map(ConvSpec.parse, EDGE_LINES) if _on_strict(spec)][number % EVERY :: EVERY]
-    kinds = {
-        (op, boundary, SHARING[(i + j + number) % 3])
-        for (i, op), (j, boundary) in product(enumerate(OPS), enumerate(BOUNDARIES))
-    }
-    found: dict[tuple[str, str, str], ConvSpec] = {}
-    for spec in _small_specs(seed=number):
-        if _kind(spec) in kinds:
-            found.setdefault(_kind(spec), spec)
-        if len(found) == len(kinds):
-            return [*fixed, *found.values()]
-    raise AssertionError("random specs never end")
+    rng = np.random.default_rng(number)
+    square = product(enumerate(OPS), enumerate(BOUNDARIES))
+    return [*fixed, *(_random(rng, op, boundary, SHARING[(i + j + number) % 3]) for (i, op), (j, boundary) in square)]
 
 
-def _small_specs(seed: int) -> Iterator[ConvSpec]:
-    rng = np.random.default_rng(seed)
+def _random(rng: np.random.Generator, op: str, boundary: str, sharing: str) -> ConvSpec:
+    """Draw a small spec of one kind."""
     while True:
-        spec = random_spec(rng, max_macs=MOST_MACS // 10)
-        if _on_strict(spec) and spec.batch and prod(spec.tile or ()) <= MOST_KERNELS:
-            yield spec
+        spec = random_spec(rng, max_macs=MOST_MACS // 4, common=True)
+        tile = {"all": None, "tiled": rng.integers(1, 3, spec.ndim).tolist(), "none": "unshared"}[sharing]
+        spec = spec.replace(op=op, boundary=boundary, tile=tile)
+        if spec.batch and prod(spec.tile or ()) <= MOST_KERNELS:
+            return spec
 
 
 def _on_strict(spec: ConvSpec) -> bool:
