@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -406,9 +406,6 @@ class FrontDoors:
         if name not in self.NAMES:
             raise AttributeError(f"backend {self.backend!r} has no {name!r}; it has {', '.join(self.NAMES)}")
         return _bound(self.backend, name)
-
-    def __iter__(self) -> Iterator[Callable[..., Any]]:
-        return map(self, ("conv", "convolve", "correlate", "plan"))
 
 
 @cache

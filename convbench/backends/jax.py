@@ -75,7 +75,7 @@ def _layouts(spec: ConvSpec) -> tuple[str, str, str]:
     return data, f"{space}IO", data
 
 
-def _forward(spec: ConvSpec, x: Any, w: Any) -> Any:
+def _forward(spec: ConvSpec, x: Any, w: Any, bias: Any = None) -> Any:
     """Convolve in the orders that :func:`_layouts` says; sums in the result's dtype, of half precision in float32."""
     lax, numpy = _library().lax, _library().numpy
     wide = getattr(numpy, _accumulates(spec))
@@ -92,6 +92,8 @@ def _forward(spec: ConvSpec, x: Any, w: Any) -> Any:
         y = lax.conv_general_dilated_local(x, w, filter_shape=spec.kernel_size, **options)
     else:
         y = lax.conv_general_dilated(x, w, feature_group_count=spec.groups, preferred_element_type=wide, **options)
+    if bias is not None:
+        y = y + bias.astype(wide)
     return y.astype(spec.result_dtype)
 
 
@@ -122,8 +124,7 @@ def _operation(spec: ConvSpec) -> Callable[..., Any]:
     shape_of = {name: jax.ShapeDtypeStruct(_shape(spec, name), spec.dtype) for name in "xw"}
 
     def forward(x: Any, w: Any, bias: Any = None) -> Any:
-        y = _forward(spec, x, w)
-        return y if bias is None else y + bias.astype(y.dtype)
+        return _forward(spec, x, w, bias)
 
     def input_grad(g: Any, w: Any) -> Any:
         return jax.linear_transpose(lambda x: _forward(spec, x, w.conj()), shape_of["x"])(g)[0]
