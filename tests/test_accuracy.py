@@ -84,7 +84,7 @@ def test_one_call_must_fit_the_limit_not_two(
     timed: bool, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("convbench.bench.worker.PROBE_FLOPS", 0)
-    monkeypatch.setattr("convbench.bench.worker.expected_seconds", lambda *_, **__: 4.0)
+    monkeypatch.setattr("convbench.bench.predict.expected_seconds", lambda *_, **__: 4.0)
     run_cases([Case.parse(LINE)], [backend()], Options(threads=1, passes=1, timed=timed), tmp_path / "run")
     (one,) = read(tmp_path / "run")
     assert one.status == status
