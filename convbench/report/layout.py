@@ -141,7 +141,8 @@ def data_title(panel: str) -> str:
 def _tokens(case: str) -> dict[str, str]:
     """Split a case line into its tokens, each under the name of what it sets; data tokens are always there."""
     given = {_token_key(token): token for token in case.split()}
-    defaults = {key: text for key, text in _DATA_DEFAULTS.items() if not (key == "w" and "pool" in given)}
+    absent = "w" if "pool" in given else {"op=input_grad": "x", "op=weight_grad": "w"}.get(given.get("op", ""))
+    defaults = {key: text for key, text in _DATA_DEFAULTS.items() if key != absent}
     data = {key: given.pop(key, f"{key}={default}") for key, default in defaults.items()}
     return given | data
 
