@@ -14,7 +14,16 @@ from convbench import bounds
 from convbench.algorithms.blocking import spread_bias
 from convbench.arrays import Array, numpy_namespace
 from convbench.backend import FunctionBackend
-from convbench.backends._torch import LIMITS, POOL, as_tensor, as_weights, padded, padded_bytes, pads_itself
+from convbench.backends._torch import (
+    LIMITS,
+    POOL,
+    as_tensor,
+    as_weights,
+    padded,
+    padded_bytes,
+    pads_itself,
+    why_not_torch,
+)
 from convbench.ops import front_doors
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
@@ -58,6 +67,15 @@ def _conv(spec: ConvSpec, x: Array, w: Any, bias: Array | None) -> Array:
     return y
 
 
+def _why_not(spec: ConvSpec) -> str | None:
+    """Refuse what PyTorch 2.13 gets wrong with prepacked weights: every such result that was tried."""
+    unequal = len(set(spec.stride)) > 1
+    if spec.in_channels == 1 and unequal and spec.output_size[-1] == 1:
+        strides = "x".join(map(str, spec.stride))
+        return refuse("stride", f"{strides} given, PyTorch's operator is wrong for it with one channel and one column")
+    return why_not_torch(spec)
+
+
 class _Prepacked(FunctionBackend):
     """Unavailable where this PyTorch has not the operators."""
 
@@ -85,6 +103,8 @@ BACKEND = _Prepacked(
     pool=POOL.held,
     bound=bounds.direct,
     requires={"torch": "torch"},
-    limits=replace(LIMITS, dtypes=("float32",), ops=("forward",), layouts=("channels_first",), axes=(2, 3)),
+    limits=replace(
+        LIMITS, dtypes=("float32",), ops=("forward",), layouts=("channels_first",), axes=(2, 3), also=_why_not
+    ),
 )
 __getattr__ = front_doors("torch-prepacked")
