@@ -39,7 +39,7 @@ __all__ = ["MOST_PARTS", "Rewritten", "bound", "count_parts", "why_not"]
 MOST_PARTS = 1024
 
 _MOST_KEPT = 16  # parts that keep their buffers between calls
-_PLAN_BYTES = 2**15  # of a part's plan: its blocks and views
+_PLAN_BYTES = 3 * 2**14  # of a part's plan: its blocks and views
 
 _EVERYTHING = slice(None)
 

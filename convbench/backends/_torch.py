@@ -37,6 +37,7 @@ __all__ = [
     "prepared_bytes",
     "rival",
     "torch_conv",
+    "why_not_reordered",
     "why_not_torch",
     "workspace_bytes",
 ]
@@ -66,6 +67,14 @@ def why_not_torch(spec: ConvSpec) -> str | None:
                 rule = f"F.pad takes up to {size + most} for an input of {size}"
                 return refuse("boundary", f"{spec.boundary} padding of {max(pair)} given, {rule}")
     return None
+
+
+def why_not_reordered(spec: ConvSpec) -> str | None:
+    """Refuse what PyTorch 2.13 gets wrong with weights in another order: every such result that was tried."""
+    if spec.in_channels == 1 and len(set(spec.stride)) > 1 and spec.output_size[-1] == 1:
+        strides = "x".join(map(str, spec.stride))
+        return refuse("stride", f"{strides} given, PyTorch's operator is wrong for it with one channel and one column")
+    return why_not_torch(spec)
 
 
 LIMITS = Limits(

@@ -19,6 +19,7 @@ from convbench.backends._torch import (
     prepared_bytes,
     rival,
     torch_conv,
+    why_not_reordered,
     workspace_bytes,
 )
 from convbench.ops import front_doors
@@ -44,6 +45,6 @@ BACKEND = rival(
     prepare=_prepare,
     prepared=_prepared,
     workspace=lambda spec: workspace_bytes(spec, pad_first=not pads_itself(spec), last=True),
-    limits=replace(LIMITS, axes=(2, 3)),
+    limits=replace(LIMITS, also=why_not_reordered, axes=(2, 3)),
 )
 __getattr__ = front_doors("torch-channels-last")

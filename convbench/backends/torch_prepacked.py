@@ -22,7 +22,7 @@ from convbench.backends._torch import (
     padded,
     padded_bytes,
     pads_itself,
-    why_not_torch,
+    why_not_reordered,
 )
 from convbench.ops import front_doors
 from convbench.refusals import refuse
@@ -67,15 +67,6 @@ def _conv(spec: ConvSpec, x: Array, w: Any, bias: Array | None) -> Array:
     return y
 
 
-def _why_not(spec: ConvSpec) -> str | None:
-    """Refuse what PyTorch 2.13 gets wrong with prepacked weights: every such result that was tried."""
-    unequal = len(set(spec.stride)) > 1
-    if spec.in_channels == 1 and unequal and spec.output_size[-1] == 1:
-        strides = "x".join(map(str, spec.stride))
-        return refuse("stride", f"{strides} given, PyTorch's operator is wrong for it with one channel and one column")
-    return why_not_torch(spec)
-
-
 class _Prepacked(FunctionBackend):
     """Unavailable where this PyTorch has not the operators."""
 
@@ -104,7 +95,7 @@ BACKEND = _Prepacked(
     bound=bounds.direct,
     requires={"torch": "torch"},
     limits=replace(
-        LIMITS, dtypes=("float32",), ops=("forward",), layouts=("channels_first",), axes=(2, 3), also=_why_not
+        LIMITS, dtypes=("float32",), ops=("forward",), layouts=("channels_first",), axes=(2, 3), also=why_not_reordered
     ),
 )
 __getattr__ = front_doors("torch-prepacked")
