@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from math import prod
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from convbench import bounds
 from convbench.arrays import Array, Namespace, numpy_namespace
@@ -25,6 +25,7 @@ __all__ = [
     "Algorithm",
     "AlgorithmBackend",
     "Backend",
+    "DeclaredBackend",
     "FunctionBackend",
     "Plan",
     "Prepared",
@@ -37,6 +38,9 @@ __all__ = [
 
 #: A result beyond this is refused before anything is allocated: no machine has the memory.
 MOST_BYTES = 2**44
+
+Spec = TypeVar("Spec", contravariant=True)
+Made = TypeVar("Made", covariant=True)
 
 
 @runtime_checkable
@@ -383,32 +387,33 @@ class _FunctionPlan(_CheckedPlan):
         return y
 
 
+class _Declares(Protocol[Spec]):
+    def why_not(self, spec: Spec, /) -> str | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class _DeclaredBackend(ABC):
-    """A backend that says once what it is, what it needs and what it takes.
+class DeclaredBackend(ABC, Generic[Spec, Made]):
+    """A backend that says once what it is, what it needs and what it takes; the specs it takes may be of any family.
 
     Attributes
     ----------
     name, kind, device : str
     summary : str
         The method in a few words; ``implementation`` adds the libraries' versions.
-    limits : Limits
+    limits : Limits, or PoolLimits
     bound : callable
         ``bound(spec) -> ErrorBound``; the default is that of direct summation.
     requires : mapping of str to str
         Module → distribution that pip installs it from.
-    ns : callable
-        Returns the :class:`~convbench.arrays.Namespace` of its arrays.
     """
 
     name: str
-    summary: str = "a function"
+    summary: str
     kind: str = "own"
     device: str = "cpu"
-    limits: Limits = Limits()
-    bound: Callable[[ConvSpec], ErrorBound] = bounds.direct
+    limits: _Declares[Spec]
+    bound: Callable[[Spec], ErrorBound]
     requires: Mapping[str, str] = field(default_factory=dict)
-    ns: Callable[[], Namespace] = numpy_namespace
 
     @property
     def implementation(self) -> str:
@@ -424,15 +429,15 @@ class _DeclaredBackend(ABC):
                 return refuse("not installed", f"needs {distribution}: pip install {distribution}{problem}")
         return None
 
-    def why_not(self, spec: ConvSpec) -> str | None:
+    def why_not(self, spec: Spec) -> str | None:
         """Return the reason why this spec is not done here, or None for "I can"."""
         return self.unavailable() or self.limits.why_not(spec) or memory(_result_bytes(spec), MOST_BYTES)
 
-    def error_bound(self, spec: ConvSpec) -> ErrorBound:
+    def error_bound(self, spec: Spec) -> ErrorBound:
         """Return the a-priori bound of this algorithm's error for ``spec``."""
         return self.bound(spec)
 
-    def plan(self, spec: ConvSpec, *, threads: int | None = None) -> Plan:
+    def plan(self, spec: Spec, *, threads: int | None = None) -> Made:
         """Make ``spec`` ready to run.
 
         Raises
@@ -452,7 +457,23 @@ class _DeclaredBackend(ABC):
         return self._plan(spec, count)
 
     @abstractmethod
-    def _plan(self, spec: ConvSpec, threads: int) -> Plan: ...
+    def _plan(self, spec: Spec, threads: int) -> Made: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ConvolutionBackend(DeclaredBackend[ConvSpec, Plan]):
+    """A declared backend of convolution.
+
+    Attributes
+    ----------
+    ns : callable
+        Returns the :class:`~convbench.arrays.Namespace` of its arrays.
+    """
+
+    summary: str = "a function"
+    limits: Limits = Limits()
+    bound: Callable[[ConvSpec], ErrorBound] = bounds.direct
+    ns: Callable[[], Namespace] = numpy_namespace
 
 
 def forward_and_shared(spec: ConvSpec) -> bool:
@@ -461,7 +482,7 @@ def forward_and_shared(spec: ConvSpec) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlgorithmBackend(_DeclaredBackend):
+class AlgorithmBackend(_ConvolutionBackend):
     """Binds an :class:`Algorithm` to a namespace.
 
     Attributes
@@ -511,7 +532,7 @@ class AlgorithmBackend(_DeclaredBackend):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionBackend(_DeclaredBackend):
+class FunctionBackend(_ConvolutionBackend):
     """Turns a pure function ``function(spec, x, w) -> y`` into a full backend.
 
     For the gradients, where ``limits.ops`` has them, it is called as ``function(spec, g, w)`` and
@@ -530,7 +551,7 @@ class FunctionBackend(_DeclaredBackend):
         ``prepare(spec, w)``: what depends on the weights alone; the function gets its result in place of ``w``. May
         raise UnsupportedWeights.
     prepared : callable
-        ``prepared(spec)``: bytes of what ``prepare`` keeps beyond ``w``.
+        ``prepared(spec)``: bytes of what ``prepare`` keeps beyond ``w``. The battery checks it.
     workspace : callable
         ``workspace(spec)``: bytes allocated beyond operands and result. The battery checks it.
     work : callable
@@ -595,5 +616,6 @@ def version_of(distribution: str) -> str:
         return "not installed"
 
 
-def _result_bytes(spec: ConvSpec) -> int:
-    return prod(spec.result_shape) * DTYPES[spec.result_dtype]
+def _result_bytes(spec: Any) -> int:
+    elements: int = prod(spec.result_shape)
+    return elements * DTYPES[spec.result_dtype]

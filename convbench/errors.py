@@ -66,7 +66,8 @@ def one_line(text: object) -> str:
     'first second'
     """
     try:
-        return " ".join(str(text).split())
+        line = " ".join(str(text).split())
+        return line.encode("utf-8", "backslashreplace").decode()  # a file's name need not be Unicode
     except Exception as error:  # an error of a stranger's, with a __str__ that fails
         return f"(its text cannot be shown: {type(error).__name__})"
 

@@ -87,17 +87,16 @@ def benchmark_pair(benchmark: Any, case: Case, backend: str) -> None:
     from convbench.bench.environment import thread_pools
     from convbench.bench.record import STATUSES
     from convbench.bench.run import Options
-    from convbench.bench.worker import Limits, judge_again, verify
+    from convbench.bench.worker import Limits, judge_again, known_of, verify
     from convbench.threads import resolve
 
     options, chosen, evidence = Options(), case.family.get_backend(backend), _evidence(case)
     limits = Limits(options.time_limit_s, options.memory_limit_bytes)
     threads = resolve(options.threads)
     with thread_pools(threads):
-        verified = verify(evidence, chosen, "pytest", threads=threads, limits=limits, known=_KNOWN[backend])
-        record = verified.record
-        if verified.known:
-            _KNOWN[backend].append(verified.known)
+        record = verify(evidence, chosen, "pytest", threads=threads, limits=limits, known=_KNOWN[backend])
+        if known := known_of(record):
+            _KNOWN[backend].append(known)
         if STATUSES[record.status]:
             pytest.fail(f"{backend}: {case}: {record.status}: {record.reason}", pytrace=False)
         if record.status != "ok":
@@ -107,13 +106,14 @@ def benchmark_pair(benchmark: Any, case: Case, backend: str) -> None:
         data = evidence.data.copy()
         plan = chosen.plan(case.spec, threads=threads)
         operands = (data.first, second_operand(plan, data.second), data.bias)
-        if verified.call_s > _PEDANTIC_CALL_S:
-            rounds = max(1, min(3, int(limits.time_s / verified.call_s) - 1))
+        call_s = record.call_s or 0.0
+        if call_s > _PEDANTIC_CALL_S:
+            rounds = max(1, min(3, int(limits.time_s / call_s) - 1))
             y = benchmark.pedantic(plan, args=operands, rounds=rounds, iterations=1)
         else:
             plan(*operands)  # pytest-benchmark sizes the whole benchmark by the first call it sees
             y = benchmark(plan, *operands)
-        judge_again(verified, chosen, y, evidence)
+        judge_again(record, chosen, y, evidence)
     if record.status != "ok":
         benchmark.has_error = True
         pytest.fail(f"{backend}: {case}: a timed output is {record.status}: {record.reason}", pytrace=False)

@@ -138,6 +138,10 @@ class Pool:
         """Forget who holds it: in a forked child there is nobody."""
         self._lock, self._holders = threading.Lock(), self._kind()
 
+    def sizes(self) -> list[int]:
+        """Return the size that each library says its pool has now."""
+        return [int(library.get_num_threads()) for library in self._libraries()]
+
     @contextmanager
     def held(self, threads: int) -> Iterator[None]:
         """Hold the pool at ``threads`` within the block."""
@@ -191,7 +195,10 @@ def pool_sizes() -> dict[str, int] | None:
         from threadpoolctl import threadpool_info
     except ImportError:
         return None
-    return {f"{pool['user_api']}:{pool['prefix']}": int(pool["num_threads"]) for pool in threadpool_info()}
+    return {
+        f"{pool['user_api']}:{os.path.basename(pool['filepath'])}": int(pool["num_threads"])
+        for pool in threadpool_info()
+    }
 
 
 def _start_anew_in_child() -> None:

@@ -641,6 +641,28 @@ class KeepsUndeclaredWorkspace(Harmless):
         return 0
 
 
+class HoardsWhenPreparing(Harmless):
+    """Keeps more than it declares, of weights that could stay as they are."""
+
+    caught_by = ("prepared-weights-are-declared-honestly",)
+
+    def prepare(self, w: Any, /) -> Any:
+        self.hoard = np.ones(2**17 + 2**15)  # 1.25 MiB
+        return super().prepare(w)
+
+
+class OverstatesWhatItKeeps(Harmless):
+    caught_by = ("prepared-weights-are-declared-honestly",)
+
+    def prepare(self, w: Any, /) -> Any:
+        self.kept = np.ones(2**17)  # 1 MiB
+        return super().prepare(w)
+
+    @property
+    def prepared_bytes(self) -> int:
+        return 2**22
+
+
 class HidesBehindItsMemory(Harmless):
     """Declares so much that the battery would leave it out."""
 

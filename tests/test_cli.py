@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from convbench import Backend, ConvSpec, FunctionBackend, checks, explain, registry
-from convbench.bench import list_suites
-from convbench.bench.record import load_results, read
+from convbench.bench import Case, Options, list_suites
+from convbench.bench.record import Record, append, load_results, read
 from convbench.checks import CheckResult
 from convbench.cli import main
+from convbench.commands import cli
 from convbench.errors import SpecError
 from convbench.report.text import Column, Grid, Row
 
@@ -28,8 +32,9 @@ i32x32 k3 psame f32 w=gaussian
 i32x32 k5 psame f32 w=gaussian
 """
 PYTHON = (sys.executable, "-c")
-#: Seconds a pair, but a budget that a loaded machine does not exhaust either: no pair of these tests may be skipped.
-LIMITS = ("--passes", "1", "--time-limit", "0.3", "--budget", "90")
+#: Few seconds a pair, but a budget that a loaded machine does not exhaust: no pair of these tests may be skipped.
+#: In one process, where what a test patches or hides is so for the run as well.
+LIMITS = ("--passes", "1", "--twins", "0", "--time-limit", "1", "--budget", "90", "--one-process")
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_run_prints_rows_tables_and_writes_files(
     assert errors == ""
     lines = output.splitlines()
     assert lines[0] == "Two sizes (4 cases)"
-    assert lines[1] == "backends: im2col, separable · 1 pass · 90 s at most"
+    assert lines[1] == "backends: im2col, separable · 1 pass, in one process · 90 s at most"
     parts = [output.index(title) for title in ("\ncase ", "\nResults\n", "gaussian kernel: time against", "\nFiles\n")]
     assert parts == sorted(parts)
     rows = [line.split() for line in output[parts[0] : parts[1]].splitlines() if line.endswith(" ok")]
@@ -95,7 +100,10 @@ def test_run_prints_rows_tables_and_writes_files(
     names = {path.name for path in folder.iterdir()}
     written = {"table.md", "table.csv", "overview.md", "time.svg", "time.png", "error.svg"}
     assert {"records.jsonl", "environment.json", *written} <= names
-    assert len(load_results(folder)) == 8
+    records = load_results(folder)
+    assert (records["pass"] == 0).sum() == 8  # each pair, verified or refused
+    assert (records["pass"] == 1).sum() == 6
+    assert "overhead: " in output
 
 
 def test_run_takes_specs_instead_of_suites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +111,7 @@ def test_run_takes_specs_instead_of_suites(tmp_path: Path, capsys: pytest.Captur
     case = "n1 c2 o3 i16x18 k3 f64 w=box"
     assert _quick(tmp_path, "--spec", case, "--backends", "direct-numpy", "--quiet") == 0
     assert {record.case for record in read(_only_folder(tmp_path))} == {case}
-    assert capsys.readouterr().out.startswith("\nResults\n")
+    assert "\nResults\n" not in capsys.readouterr().out  # the full comparison is in the files
 
 
 def test_run_filters_cases_by_token(suite: Path, tmp_path: Path) -> None:
@@ -154,8 +162,9 @@ def test_a_record_cut_short_is_noted_and_left_out(
     assert _run("report", records) == 0
     output, errors = capsys.readouterr()
     assert errors.count("\n") == 1
-    assert errors.startswith(f"note: {records}, line 2: left out (the last line, cut short")
-    assert output.count("  ok\n") == 1
+    assert errors.startswith(f"note: {records}, line 4: left out (the last line, cut short")
+    assert len(read(records)) == 3
+    assert len(re.findall("^im2col .*s[*].*  ok$", output, re.MULTILINE)) == 1  # the other was verified, no more
 
 
 def test_a_wrong_result_fails_the_run(
@@ -182,9 +191,10 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
                 break
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "note: interrupted: what was measured until now is kept\n"
-    assert "\nResults\n" in output
     folder = _only_folder(tmp_path)
+    again = f"convbench run --resume {folder}"
+    assert errors == f"note: interrupted: what was measured until now is kept; to go on: {again}\n"
+    assert "\nResults\n" in output
     assert read(folder)
     assert (folder / "table.md").exists()
 
@@ -211,6 +221,215 @@ def test_an_ascii_terminal_costs_the_signs_not_the_run() -> None:
     assert "1024?1024" in done.stdout
 
 
+# -- what the command makes of a run (itself left out: it has tests of its own) -------------------------------
+
+
+class _FakeRun:
+    """Takes the place of :func:`convbench.bench.run.run_cases`: notes what it is asked for, and writes records."""
+
+    def __init__(self, status: str = "ok", interrupted: bool = False) -> None:
+        self.cases: list[str] = []
+        self.backends: Sequence[str] | None = None
+        self.options: Options | None = None
+        self._status, self._interrupted = status, interrupted
+
+    def __call__(
+        self, cases: Sequence[Case], backends: Sequence[str] | None, options: Options, folder: Path, on_event: object
+    ) -> None:
+        self.cases, self.backends, self.options = [str(case) for case in cases], backends, options
+        about = {"options": asdict(options), "cases": self.cases, "backends": ["im2col"], "threads": 1}
+        (folder / "environment.json").write_text(json.dumps(about), encoding="utf-8")
+        for case in cases:
+            for number in (1, 2):
+                common = {"run_id": "r", "case": str(case), "spec": str(case.spec), "backend": "im2col"}
+                samples = [0.001 * number] * 3 if self._status == "ok" else []
+                times = {"samples_s": samples, "measured_s": 0.6, "elapsed_s": float(number)}
+                append(folder / "records.jsonl", Record(**common, **times, pass_=number, status=self._status))
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> _FakeRun:
+    """Run nothing, and draw nothing."""
+    fake = _FakeRun()
+    monkeypatch.setattr("convbench.bench.run.run_cases", fake)
+    monkeypatch.setattr("convbench.report.plots.save_plots", lambda table, folder: [])
+    return fake
+
+
+def test_options_reach_the_run(fake: _FakeRun, tmp_path: Path) -> None:
+    line = "--threads 1 --mode cold --passes 4 --twins 2 --budget 7 --time-limit 3 --memory-limit 1MiB --one-process"
+    arguments = ["run", "--spec", "i8x8 k3", "--out", tmp_path]
+    assert _run(*arguments, *line.split()) == 0
+    given = {"threads": 1, "mode": "cold", "passes": 4, "twins": 2, "budget_s": 7, "time_limit_s": 3}
+    assert fake.options == Options(**given, memory_limit_bytes=2**20, isolate=False)  # type: ignore[arg-type]
+    assert _run(*arguments) == 0
+    assert fake.options == Options()
+    assert fake.backends is None
+
+
+def test_specs_may_be_sweeps(fake: _FakeRun, tmp_path: Path) -> None:
+    assert _run("run", "--spec", "i8x8 k{3,5} f32", "--spec", "i{8,9}x9 k3 f32", "--out", tmp_path) == 0
+    assert fake.cases == [f"n1 c1 o1 {tokens} f32" for tokens in ("i8x8 k3", "i8x8 k5", "i8x9 k3", "i9x9 k3")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kernels"),
+    [
+        ("k3", [3]),
+        ("!k3", [5, 7, 9]),
+        ("group='Res Net'", [5, 7]),
+        ('"group=Res*" !k7', [5]),
+        ("group='' !w=box", [3]),
+        ("k[3-7] !group=*Net", [3]),
+        ("x=noise", [3, 5, 7, 9]),
+    ],
+)
+def test_filters_take_globs_negations_and_quotes(
+    pattern: str, kernels: list[int], fake: _FakeRun, tmp_path: Path
+) -> None:
+    text = "i16x16 k3\n#: group = Res Net\ni16x16 k{5,7}\n#: group =\ni16x16 k9 w=box\n"
+    (tmp_path / "own.txt").write_text(text, encoding="utf-8")
+    assert _run("run", tmp_path / "own.txt", "-k", pattern, "--out", tmp_path / "out") == 0
+    assert [Case.parse(case).spec.kernel_size[0] for case in fake.cases] == kernels
+
+
+def test_own_data_are_named_from_the_current_folder(
+    fake: _FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("my x.npy", np.ones((8, 8)))
+    np.save("w.npy", np.ones((3, 3)))
+    assert _run("run", "--spec", "i8x8 k3 f32 x='@my x.npy' w=@w.npy", "--out", "out") == 0
+    assert fake.cases == ["n1 c1 o1 i8x8 k3 f32 x='@my x.npy' w=@w.npy"]
+    folder = _only_folder(tmp_path / "out")
+    monkeypatch.chdir(folder)  # the files are not where they were, and results are read all the same
+    assert load_results(".")["case"].unique().tolist() == fake.cases
+    assert _run("report", folder) == 0
+
+
+def test_json_is_one_object_and_all_else_goes_to_standard_error(
+    fake: _FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("run", "--spec", "i8x8 k{3,5} f32", "--out", tmp_path, "--json") == 0
+    output, errors = capsys.readouterr()
+    content = json.loads(output)
+    assert output.count("\n") == 1
+    assert set(content) == {"environment", "summary", "noise", "overhead", "problems", "files"}
+    assert [(row["case"], row["backend"], row["status"]) for row in content["summary"]] == [
+        (case, "im2col", "ok") for case in fake.cases
+    ]
+    assert content["summary"][0]["pass_medians_s"] == {"1": 0.001, "2": 0.002}
+    assert content["environment"]["options"]["passes"] == 6
+    assert content["files"] == str(_only_folder(tmp_path))
+    assert "\nResults\n" in errors
+    assert _run("report", _only_folder(tmp_path), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == content
+
+
+def test_quiet_leaves_the_summary_and_the_folder(
+    fake: _FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("run", "--spec", "i8x8 k{3,5} f32", "--out", tmp_path, "--quiet") == 0
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    assert "\nResults\n" not in output
+    assert "backends:" not in output
+    assert f"\nFiles\n{_only_folder(tmp_path)}: " in output
+
+
+def test_the_overhead_is_printed(fake: _FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two visits of 0.6 s in 2 s."""
+    assert _run("run", "--spec", "i8x8 k3 f32", "--out", tmp_path) == 0
+    assert "\noverhead: 40% of 2 s were spent outside warm-up and samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 0), ("skipped", 0), ("wrong", 1), ("crashed", 1), ("melted", 1)])
+def test_statuses_become_exit_codes(status: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convbench.bench.run.run_cases", _FakeRun(status))
+    assert _run("run", "--spec", "i8x8 k3 f32", "--out", tmp_path, "--quiet") == code
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    fake: _FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convbench.bench.run.run_cases", _FakeRun(interrupted=True))
+    assert _run("run", "--spec", "i8x8 k3 f32", "--out", tmp_path / "my results", "--quiet") == 130
+    folder = _only_folder(tmp_path / "my results")
+    assert f"to go on: convbench run --resume '{folder}'" in capsys.readouterr().err
+
+    def resume(folder: Path, on_event: object, *, budget_s: float | None) -> None:
+        resumed.append((folder, budget_s))
+
+    resumed: list[tuple[Path, float | None]] = []
+    monkeypatch.setattr("convbench.bench.run.resume", resume)
+    assert _run("run", "--resume", folder) == 0
+    assert "2 of 120 s are spent" in capsys.readouterr().out
+    assert _run("run", "--resume", folder, "--budget", 60, "--quiet", "--json") == 0
+    assert resumed == [(folder, None), (folder, 60)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ("smoke", "SUITES: got ('smoke',)"),
+        ("--spec k3", "--spec: got ('k3',)"),
+        ("--passes 6", "--passes: got 6"),
+        ("--threads 1", "--threads: got 1"),
+        ("--one-process", "--one-process: got True"),
+        ("-k k3", "-k: got 'k3'"),
+        ("--out here", "--out: got"),
+    ],
+)
+def test_a_resumed_run_keeps_its_options(
+    arguments: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("run", "--resume", tmp_path, *arguments.split()) == 2
+    errors = capsys.readouterr().err
+    assert shown in errors
+    assert "has been settled when the run began; leave out" in errors
+
+
+# -- help and completion ----------------------------------------------------------------------------
+
+
+def test_help_names_every_command_once_by_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    output = capsys.readouterr().out
+    for name in cli.commands:
+        assert output.count(f"\n  {name} ") == 1, name
+    assert max(map(len, output.splitlines())) <= 80
+    assert output.index("Measure:") < output.index("Look at results:") < output.index("Exit codes:")
+
+
+@pytest.mark.parametrize("name", ["run", "report", "explain", "list", "completion"])
+def test_help_has_examples_that_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is a command with options that there are."""
+    assert main([name, "--help"]) == 0
+    output = capsys.readouterr().out
+    examples = re.findall(rf"^ +(convbench {name} .*?)(?:   .*)?$", output, re.MULTILINE)
+    assert examples or name == "completion"
+    for example in examples:
+        arguments = shlex.split(example.partition("|")[0])[2:]
+        if name != "completion":
+            cli.commands[name].make_context(name, arguments, resilient_parsing=False)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("completion", shell) == 0
+    output = capsys.readouterr().out
+    assert f"_CONVBENCH_COMPLETE={shell}_complete" in output
+    assert not [path for path in (sys.prefix, str(Path.cwd()), str(Path.home())) if len(path) > 1 and path in output]
+
+
+@pytest.mark.parametrize(("words", "expected"), [("convbench re", "report"), ("convbench run kernel-s", "kernel-size")])
+def test_completion_completes(words: str, expected: str) -> None:
+    variables = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1), "_CONVBENCH_COMPLETE": "bash_complete"}
+    assert f"plain,{expected}" in _process(**variables).stdout.split()
+
+
 # -- mistakes ---------------------------------------------------------------------------------------
 
 
@@ -229,6 +448,16 @@ def test_an_ascii_terminal_costs_the_signs_not_the_run() -> None:
         ("run --spec k3", "input_size: got 'k3'; is missing"),
         ("run smoke --spec k3", "--spec: got 'k3'; stands instead of suites; leave out smoke"),
         ("run smoke -k k1000", "-k: got 'k1000'; keeps none of the"),
+        ("run --spec=i8x8{{k3", "line: got 'i8x8{k3'; has a '{' without its '}'"),
+        ("run --spec=k3 --spec=k3", "input_size: got 'k3'; is missing"),
+        ("run --spec=i{{1..20000}}", "line: got 'i{1..20000}'; stands for 20,000 lines; at most 10,000 may be"),
+        ("run smoke -k 'k3", '-k: got "\'k3"; has a quote that is not closed'),
+        ("run smoke --mode warm", "'warm' is not one of 'hot', 'cold'"),
+        ("run smoke --twins -1", "'-1' is not a whole number ≥ 0"),
+        ("run --accuracy --twins 1", "--twins: got 1; says how to time, and --accuracy times nothing"),
+        ("run --resume {tmp}", "holds no environment.json; give the folder of a run"),
+        ("explain i8x8 k{{3,5}}", "stands for 2 cases; explain takes one, such as 'n1 c1 o1 i8x8 k3 f32'"),
+        ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
         ("run smoke --threads 0", "'0' is not a whole number ≥ 1"),
         ("run smoke --passes two", "'two' is not a whole number ≥ 1"),
         ("run smoke --time-limit -1", "'-1' is not a positive number of seconds"),

@@ -40,6 +40,14 @@ def test_fault_is_caught(fault, rule):
     assert ConvSpec.parse(str(result.spec)) == result.spec
 
 
+@pytest.mark.parametrize("name", ["HoardsWhenPreparing", "OverstatesWhatItKeeps"])
+def test_only_the_rule_on_prepared_weights_sees_what_preparing_keeps(name):
+    fault = next(fault for fault in FAULTS if fault.__name__ == name)
+    specs = [ConvSpec.parse("n2 c2 o3 i9x8 k3 p1 f32"), ConvSpec.parse("op=input_grad i12 k4 s2 f64")]
+    results = check_backend(Faulty(RIGHT, fault), specs=specs)
+    assert {result.check for result in results if result.status == "failed"} == set(fault.caught_by)
+
+
 @pytest.mark.parametrize(
     "name",
     [

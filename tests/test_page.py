@@ -19,6 +19,7 @@ from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, Record, appen
 from convbench.cli import main
 from convbench.errors import SpecError
 from convbench.report import PAGE_FILE, run_title, tables, write_report
+from convbench.report.page_data import as_json
 
 #: What a file may be called: everything that means something to HTML, to a shell or to Matplotlib.
 NASTY = """n1 c1 o1 i64x64 k5 f32 x=@a<b>&"c"'d'$e$.npy"""
@@ -120,7 +121,7 @@ def test_the_page_stands_alone(page: tuple[str, Document]) -> None:
     references = [value for value in references if not re.fullmatch("#[0-9a-f]{6}", value)]
     assert len(references) > 100
     assert {reference[1:] for reference in references} <= set(ids)
-    assert len([1 for attributes, _ in document.all("svg") if attributes["role"] == "img"]) == 3
+    assert len([1 for attributes, _ in document.all("svg") if attributes["role"] == "img"]) == 4
 
 
 def test_the_page_says_what_was_compared(page: tuple[str, Document]) -> None:
@@ -128,7 +129,7 @@ def test_the_page_says_what_was_compared(page: tuple[str, Document]) -> None:
     _, document = page
     assert document.all("h1")[0][1] == "filters + my cases"
     assert document.all("title")[0][1] == "convbench: filters + my cases"
-    text = " ".join(text for _, text in document.all("p"))
+    text = " ".join(text for tag in ("p", "li") for _, text in document.all(tag))
     assert "4 backends on 3 cases" in text
     assert "The fastest, or not separated from it: direct in 3." in text
     assert (
@@ -136,6 +137,8 @@ def test_the_page_says_what_was_compared(page: tuple[str, Document]) -> None:
     )
     assert "A <fast> CPU, 2 of its cores usable" in text
     assert "threads: blas has 8 threads" in text
+    assert "hot: every call has the same operands, and finds in the caches what fits; 2 passes; 2 threads" in text
+    assert "pytest-benchmark" not in text
     (problem,) = document.all("pre")
     assert problem[1].startswith(f"fft wrong on {CASES[0]}: error 1e5 eps")
     facts = " ".join(text for _, text in document.all("dd"))
@@ -156,22 +159,43 @@ def test_each_pair_has_a_row_with_raw_figures_and_its_command(page: tuple[str, D
     assert commands == {(*head, case, "--backends", name, "--threads", "2") for case, name in pairs}
     titles = [attributes["title"] for attributes, _ in document.all("th") if "title" in attributes]
     assert sorted(titles) == sorted(CASES * len(BACKENDS))
-    table = _table()
-    raw = [float(attributes["data-v"] or "") for attributes, _ in document.all("td") if attributes.get("data-v")]
+    table, data = _table(), _data(document)
+    order = [
+        (data["cases"][case], data["backends"][name]) for case, name in zip(data["case"], data["backend"], strict=True)
+    ]
+    assert order == list(zip(table["case"], table["backend"], strict=True))
+    assert [(attributes["data-row"], attributes["data-backend"]) for attributes, _ in rows] == [
+        (str(number), name) for number, name in enumerate(table["backend"])
+    ]
     for column in ("time_s", "speedup", "error_bound_eps", "workspace_measured_bytes", "effective_gflop_per_s"):
-        for value in table[column].dropna():
-            assert min(abs(figure / value - 1) for figure in raw) < 1e-8
+        known = table[column].notna()
+        raw = [figure for figure in data["columns"][column] if figure is not None]
+        assert raw == pytest.approx(table[column][known].tolist(), rel=1e-5)
+        assert [figure is None for figure in data["columns"][column]] == (~known).tolist()
     statuses = {text for attributes, text in document.all("td") if "reason" in (attributes.get("class") or "")}
     assert statuses == {"ok", "unsupported: data: a < b & c", "wrong: error 1e5 eps at (0, 0, 3, 4)"}
+
+
+def _data(document: Document) -> dict[str, Any]:
+    (text,) = (text for attributes, text in document.all("script") if attributes.get("id") == "run-data")
+    data: dict[str, Any] = json.loads(text)
+    return data
 
 
 def test_columns_say_how_they_sort_and_rows_by_what_they_are_filtered(page: tuple[str, Document]) -> None:
     """The comparison's columns, all of them; a box for each backend and status; controls wait for the script."""
     _, document = page
-    heads = {text: attributes["data-sort"] for attributes, text in document.all("th") if "data-sort" in attributes}
+    heads = {text: attributes for attributes, text in document.all("th") if "data-key" in attributes}
     comparison = [column.title for column in tables.comparison(_table()).columns]
-    assert list(heads) == ["case", "backend", "status", *comparison[1:-1]]
-    assert (heads["time"], heads["speed-up"], heads["backend"]) == ("number", "number descending", "text")
+    first, figures = list(heads)[:3], list(heads)[3:]
+    assert first == ["case", "backend", "status"]
+    assert figures == [title for title in comparison[1:-1] if title in heads]  # without those that say nothing
+    assert {"time", "95 % interval", "speed-up", "error", "measured"} <= set(heads)
+    orders = [heads[title]["data-order"] for title in ("time", "speed-up", "backend")]
+    assert orders == ["ascending", "descending", "ascending"]
+    columns = _data(document)["columns"]
+    assert {attributes.get("data-column") for attributes in heads.values()} <= {None, "case", *columns}
+    assert "data-column" not in heads["backend"]
     boxes = [
         (attributes["name"], attributes["value"]) for attributes, _ in document.all("input") if "value" in attributes
     ]
@@ -188,8 +212,36 @@ def _table() -> Any:
 
 def test_style_and_script_cannot_end_their_elements() -> None:
     """They are put into the page as they are."""
-    for name in ("page.css", "page.js"):
-        assert "</" not in files("convbench.report").joinpath(name).read_text(encoding="utf-8")
+    parts = [path for path in files("convbench.report").iterdir() if path.name.endswith((".css", ".js"))]
+    assert len(parts) == 6
+    for path in parts:
+        assert "</" not in path.read_text(encoding="utf-8")
+    assert "<" not in as_json({"case": "</script>"})
+
+
+def _contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of WCAG 2 between two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_colours_have_the_contrast_that_wcag_asks_for() -> None:
+    """Level AA, on the paper by day and by night: 4.5 for text, 3 for what is drawn."""
+    style = files("convbench.report").joinpath("page.css").read_text(encoding="utf-8")
+    for block in re.findall(r":root \{([^}]*--c7[^}]*)\}", style):
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for name in ("ink", "dim", "accent", "bad", "warn"):
+            assert _contrast(colours[name], colours["paper"]) >= 4.5, name
+        for name in (f"c{number}" for number in range(8)):
+            assert _contrast(colours[name], colours["paper"]) >= 3, name
+        for name in ("g0", "g1", "g2"):
+            assert _contrast(colours[name], colours["paper"]) >= 3, name
 
 
 def test_the_same_run_makes_the_same_page(tmp_path: Path, page: tuple[str, Document]) -> None:
@@ -204,7 +256,7 @@ def test_a_run_without_times_has_a_page_of_errors(tmp_path: Path) -> None:
     lines = [json.loads(line) | {"samples_s": [], "pass": 0} for line in path.read_text(encoding="utf-8").splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     _, document = _page(folder)
-    heads = [text for attributes, text in document.all("th") if "data-sort" in attributes]
+    heads = [text for attributes, text in document.all("th") if "data-key" in attributes]
     assert heads == ["case", "backend", "status", "error", "bound", "workspace", "measured"]
     assert all(
         text.endswith(" --accuracy") for _, text in document.all("code") if text.startswith("convbench run --spec")
@@ -268,6 +320,9 @@ def test_a_report_of_pytest_benchmark_becomes_a_run(tmp_path: Path, capsys: pyte
     assert environment["cases"] == CASES[1:]
     assert environment["pytest_benchmark"]["commit_info"]["id"] == "def456"
     assert "a-host" not in json.dumps(environment)
+    page = (folder / PAGE_FILE).read_text(encoding="utf-8")
+    for weakness in ("one process and one pass", "not interleaved", "fixed order", "too narrow", "leave no record"):
+        assert weakness in page
 
 
 def test_a_report_without_the_plug_in_s_environment_names_the_cpu(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -229,7 +230,8 @@ def test_figures_hold_rates_and_paired_speedups() -> None:
     row = first.set_index("backend").loc["fft"]
     assert row["speedup"] == pytest.approx(3.0)
     assert row["speedup_with_prepare"] == pytest.approx((0.012 + 0.003) / (0.004 + 0.002))
-    assert row["speedup_low"] < 3.0 < row["speedup_high"]
+    assert row[["speedup_low", "speedup_high"]].tolist() == pytest.approx([3.0, 3.0])  # both passes say the same
+    assert row[["ratio_to_best", "ratio_low", "rank", "tied"]].tolist() == pytest.approx([4.0, 4.0, 2, False])
     assert row["effective_gflop_per_s"] == pytest.approx(ConvSpec.parse(SWEEP[0]).flops / 0.004 / 1e9)
     assert row["executed_gflop_per_s"] == pytest.approx(row["effective_gflop_per_s"] / 2)
     assert first.set_index("backend").loc["scipy-fft", "speedup"] == 1.0
@@ -292,10 +294,10 @@ def test_the_comparison_says_all_that_is_known() -> None:
     lines = tables.comparison(_table(SWEEP)).plain()
     at = lines.index("k3 w=random")
     assert lines[at + 2].split() == [
-        "fft", "4.00", "ms", "3.99–4.01", "3.00×", "2.50×", "0.295", "0.147", "1.25", "73.0",
-        "16.0", "MiB", "17.0", "MiB", "ok",
+        "fft", "2", "4.00", "ms", "3.99–4.01", "4.00×", "4.00–4.00", "3.00×", "2.50×", "–", "0.295", "0.147", "–",
+        "1.25", "73.0", "16.0", "MiB", "17.0", "MiB", "ok",
     ]  # fmt: skip
-    assert lines[at + 1].split()[1:3] == ["1.00", "ms*"]
+    assert lines[at + 1].split()[1:4] == ["1", "1.00", "ms*"]
     assert lines[at + 4] == "reference  unsupported: work: 4.12e+07 MACs needed, the limit is 1e+06"
     at = lines.index("k101 w=random")
     assert "direct     skipped: memory: 40.0 GiB needed, the limit is 2.0 GiB" in lines[at : at + 6]
@@ -312,26 +314,60 @@ def test_the_comparison_fits_the_terminal(width: int, cases: list[str]) -> None:
 
 
 def test_ties_are_marked_as_such() -> None:
-    """Whatever the best one's interval does not separate from it is marked too; without one, the time stands for it."""
+    """Whatever nothing separates from the fastest is marked with it; what has no time never is."""
 
-    def row(backend: str, low: float, mid: float, high: float) -> dict[str, object]:
-        entry = {"backend": backend, "status": "ok", "low_s": low, "time_s": mid, "high_s": high}
-        return {**entry, "pass_medians_s": {1: mid}}
+    def row(backend: str, *medians_s: float) -> dict[str, object]:
+        entry = {"backend": backend, "status": "ok", "time_s": sorted(medians_s)[len(medians_s) // 2]}
+        return {**entry, "pass_medians_s": dict(enumerate(medians_s, 1))}
 
-    rows = [row("a", 1, 2, 3), row("b", 2.9, 4, 5), row("c", 3.1, 4, 5), row("d", math.nan, 2.5, math.nan)]
-    assert tables.fastest(rows) == {"a", "b", "d"}
+    rows = [row("a", 0.9, 1.0, 1.1), row("crossing", 1.0, 0.95, 1.3), row("apart", 1.8, 2.0, 2.2), row("once", 1.5)]
+    assert tables.fastest(rows) == {"a", "crossing", "once"}  # one pass beside three is not far enough off
+    assert tables.fastest([*rows[:3], row("once", 9.0)]) == {"a", "crossing"}
     assert tables.fastest([{**rows[0], "status": "wrong"}]) == set()
 
 
-def test_only_passes_that_lie_apart_separate() -> None:
-    """Intervals of pooled samples are too narrow: a pass as quick as one of the best's makes a tie."""
+def _fields(table: pd.DataFrame, **fields: object) -> pd.DataFrame:
+    return table.assign(**{name: [value] * len(table) for name, value in fields.items()})
 
-    def row(backend: str, time_s: float, *medians_s: float) -> dict[str, object]:
-        entry = {"backend": backend, "status": "ok", "low_s": time_s - 0.1, "time_s": time_s, "high_s": time_s + 0.1}
-        return {**entry, "pass_medians_s": dict(enumerate(medians_s, 1))}
 
-    rows = [row("a", 1, 0.9, 1, 1.6), row("crossing", 2, 1.5, 2, 2.1), row("apart", 2, 1.7, 2, 2.1), row("once", 2, 1)]
-    assert tables.fastest(rows) == {"a", "crossing"}
+def test_caveats_and_shares_and_break_even_are_shown() -> None:
+    """A mark beside the status and the text among the notes; the machine's limit only where it was measured."""
+    records = _records(SWEEP[:1])
+    limits = {"gemm_flop_per_s": {"float32": 1e11, "float64": 5e10}, "copy_bytes_per_s": 1e10, "threads": 2}
+    for record in records:
+        record.plan_s = 1e-4
+        record.caveats = ["openblas has 8 threads where 2 were asked for"] * (record.backend == "scipy-fft")
+    table = tables.figures(to_frame(records, {**_environment(SWEEP[:1]), "limits": limits}), "scipy-fft")
+    rows = {line.split()[0]: line for line in tables.comparison(table).plain() if line}
+    assert rows["scipy-fft"].endswith("ok (!)")
+    assert rows["fft"].endswith("ok")
+    notes = tables.overview(table).notes
+    assert "scipy-fft (!): openblas has 8 threads where 2 were asked for" in notes
+    by_name = table.set_index("backend")
+    assert by_name["limit_share"].notna().tolist() == [True, True, True, False]
+    assert f"{100 * by_name.loc['fft', 'limit_share']:.0f} %" in rows["fft"]
+    assert by_name.loc["direct", "break_even_calls"] == 1
+    assert "(direct)" in tables.legend(table, "scipy-fft")["pays after"]
+    (row, *_) = csv.DictReader(io.StringIO(tables.csv_text(_fields(table, caveats=["a", "b"]))))
+    assert (row["rank"], row["break_even_calls"], row["caveats"]) == ("1", "1", "a; b")
+
+
+def test_what_twins_say_is_among_the_notes() -> None:
+    """And what comparisons rest on where passes are few."""
+    records = _records(SWEEP[:1])
+    twins = [_record(SWEEP[0], "fft", 0, pass_) for pass_ in (1, 2)]
+    for twin in twins:
+        twin.twin = True
+    notes = tables.overview(tables.figures(to_frame([*records, *twins], _environment(SWEEP[:1])), None)).notes
+    assert any(note.startswith("A/A: 1 comparison of a backend with itself, 0 called different") for note in notes)
+    single = [record for record in records if record.pass_ == 1]
+    notes = tables.overview(tables.figures(to_frame(single, _environment(SWEEP[:1])), None)).notes
+    assert any("blind to whatever differs between processes" in note for note in notes)
+    assert not any("A/A" in note for note in notes)
+    for record in single:
+        record.samples_s = record.samples_s[:4]
+    notes = tables.overview(tables.figures(to_frame(single, _environment(SWEEP[:1])), None)).notes
+    assert any(note.startswith("2 of 2 comparisons with the fastest have no interval") for note in notes)
 
 
 def test_an_overview_without_times_has_no_table(tmp_path: Path) -> None:
@@ -395,11 +431,11 @@ def test_the_overview_of_many_backends_names_the_fastest_few() -> None:
     times = {
         name: [[1e-3 * (1 + 0.1 * i)] * 3, [2e-3 * (1 + 0.1 * (23 - i))] * 3, None] for i, name in enumerate(names)
     }
-    times[names[1]][0] = [0.9e-3, 1.1e-3, 1.2e-3]  # a tie: one of its passes is quicker than the fastest backend's
+    times[names[1]][0] = [0.9e-3, 1.1e-3, 1.2e-3]  # a tie: its passes say now this, now that
     overview = tables.overview(_network_table(times, NETWORK, names[0]))
     grid = overview.grids[""]
     first, second, third = (row for row in grid.rows if not row.title)
-    assert first.cells[1:] == ("×2", names[0], "1.00 ms", f"{names[1]} 1.10×", f"{names[2]} 1.20×", "24 of 24")
+    assert first.cells[1:] == ("×2", names[0], "1.00 ms", f"{names[1]} 1.06×", f"{names[2]} 1.20×", "24 of 24")
     assert first.marked == {2, 4}
     assert second.cells[1:] == ("", names[23], "2.00 ms", f"{names[22]} 1.10×", f"{names[21]} 1.20×", "24 of 24")
     assert second.marked == {2}
@@ -466,7 +502,7 @@ def test_totals_are_sums_of_all_layers_each_as_often_as_it_occurs() -> None:
     assert math.isnan(rows.loc["winograd", "time_s"])
     assert rows.loc["winograd", "behind_best"] == pytest.approx(1)  # on the one layer that it does
     assert rows.loc["box", "layers"] == 0
-    assert rows.loc["direct", "behind_best"] == pytest.approx(15 / 6.8)
+    assert rows.loc["direct", "behind_best"] == pytest.approx((12 / 6 * 15 / 6.8 * 18 / 9) ** (1 / 3))
     assert rows["chosen"].to_dict() == {
         "direct": 0, "fft": 1, "torch": 0, "winograd": 1, "box": 0, "best of own": 2, "best of all": 2,
     }  # fmt: skip
@@ -504,33 +540,36 @@ def test_the_totals_as_a_table() -> None:
     section = tables.totals_section(_network_table(TIMES, NETWORK, "fft"))
     assert section is not None
     lines = section.grid.plain()
-    assert lines[0].split() == ["backend", "total", "passes", "over", "best", "speed-up", "GFLOP/s", "chosen"]
+    assert re.split(r"\s\s+", lines[0]) == [
+        "backend", "total", "passes", "over best", "99 % interval", "speed-up", "GFLOP/s", "chosen",
+    ]  # fmt: skip
     assert lines[2] == "Net: 3 convolutions in 2 shapes, 0.000512 GMAC"
     assert [line.split()[0] for line in lines[3:]] == ["best", "best", "fft", "torch", "direct", "winograd", "no"]
     fft, torch, direct, winograd, none = lines[5:]
-    assert fft.split()[1:7] == ["8.00", "s*", "8.00–9.00", "1.18×", "1.00×", "0.000128"]
-    assert torch.split()[1:6] == ["8.50", "s*", "8.50–8.50", "1.25×", "0.941×"]
-    assert direct.split()[1:6] == ["15.0", "s", "12.0–18.0", "2.21×", "0.533×"]
+    assert fft.split()[1:8] == ["8.00", "s*", "8.00–9.00", "1.16×", "0.508–2.66", "1.00×", "0.000128"]
+    assert torch.split()[1:7] == ["8.50", "s*", "8.50–8.50", "1.33×", "0.0248–71.5", "0.979×"]
+    assert direct.split()[1:7] == ["15.0", "s*", "12.0–18.0", "2.07×", "1.49–2.86", "0.562×"]
     assert winograd.split(maxsplit=1)[1] == "1 of 2 layers, on them 1.00× over best, chosen in 1"
     assert none.split(maxsplit=2)[2] == "box"
 
 
 def test_geometric_means_go_over_the_cases_that_both_did() -> None:
     """Weighted by occurrence; the number of cases stands beside each."""
-    table = _network_table(TIMES, NETWORK, "fft")
-    rows = statistics.geometric_means(table, table["speedup"]).set_index("backend")
+    rows = statistics.geometric_means(_network_table(TIMES, NETWORK, "fft"), "fft").set_index("backend")
     assert "box" not in rows.index
     assert rows["cases"].to_dict() == {"direct": 3, "fft": 2, "torch": 3, "winograd": 1}
     assert list(rows["of"].unique()) == [3]
     assert rows["compared"].to_dict() == {"direct": 2, "fft": 2, "torch": 2, "winograd": 1}
-    # median over passes of 2/1, 2/2, 2/3; of 4/10, 4/11, 5/12
-    assert rows.loc["direct", "speedup"] == pytest.approx((1.0**2 * 0.4) ** (1 / 3))
-    assert rows.loc["direct", ["speedup_least", "speedup_most"]].tolist() == pytest.approx([0.4, 1.0])
-    assert rows.loc["direct", "behind_best"] == pytest.approx(((2 / 1.4) ** 2 * 11 / 4 * 4 / 1) ** (1 / 4))
+    # geometric means over passes: of 2/1, 2/2, 2/3; of 4/10, 4/11, 5/12
+    first, second = (2 / 1 * 2 / 2 * 2 / 3) ** (1 / 3), (4 / 10 * 4 / 11 * 5 / 12) ** (1 / 3)
+    assert rows.loc["direct", "speedup"] == pytest.approx((first**2 * second) ** (1 / 3))
+    assert rows.loc["direct", ["speedup_least", "speedup_most"]].tolist() == pytest.approx([second, first])
+    behind = (1 / 1 * 2 / 1.4 * 3 / 2) ** (1 / 3)  # winograd in the first layer
+    assert rows.loc["direct", "behind_best"] == pytest.approx((behind**2 / second * 4) ** (1 / 4))
     assert rows.loc["winograd", "behind_best"] == pytest.approx(1.0)
     assert list(rows["common"].unique()) == [1]  # winograd did the first case alone
-    assert rows.loc["direct", "behind_best_common"] == pytest.approx(2 / 1.4)
-    assert rows["fastest"].to_dict() == {"direct": 1, "fft": 2, "torch": 2, "winograd": 1}  # with ties
+    assert rows.loc["direct", "behind_best_common"] == pytest.approx(behind)
+    assert rows["fastest"].to_dict() == {"direct": 1, "fft": 2, "torch": 3, "winograd": 1}  # with ties
 
 
 @given(st.lists(st.tuples(st.floats(1e-6, 10), st.integers(1, 50)), min_size=1, max_size=8))
@@ -542,7 +581,7 @@ def test_a_backend_against_itself_is_as_fast(layers: list[tuple[float, int]]) ->
     totals = statistics.totals(table)
     total_s = sum(time_s * weight for time_s, weight in layers)
     assert totals["time_s"].tolist() == pytest.approx([total_s] * 4)
-    means = statistics.geometric_means(table, table["speedup"])
+    means = statistics.geometric_means(table, "torch")
     for column in ("behind_best", "behind_best_common", "speedup", "speedup_least", "speedup_most"):
         assert means[column].tolist() == pytest.approx([1, 1])
 
@@ -607,7 +646,7 @@ def test_time_is_plotted_against_the_kernel_size() -> None:
     assert lines["scipy-fft"].get_linestyle() == "--"
     assert len({line.get_color() for line in lines.values()} | {line.get_marker() for line in lines.values()}) == 6
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["direct", "fft", "scipy-fft"]
+    assert [text.get_text() for text in legend.get_texts()] == ["direct", "fft", "scipy-fft", "tie for the fastest"]
 
 
 def test_speedups_have_a_line_at_one() -> None:
@@ -646,7 +685,7 @@ def test_plots_are_saved_twice_alike_and_nothing_overlaps_the_figure(tmp_path: P
     for folder in folders:
         folder.mkdir()
         names = [path.name for path in plots.save_plots(_table(cases), folder)]
-        assert names == [f"{plot}{end}" for plot in ("time", "speedup", "error") for end in (".svg", ".png")]
+        assert names == [f"{plot}{end}" for plot in ("time", "speedup", "error", "pareto") for end in (".svg", ".png")]
     assert (folders[0] / "time.svg").read_bytes() == (folders[1] / "time.svg").read_bytes()
     assert dict(matplotlib.rcParams) == before
     figure = plots.time_plot(_table(cases))
@@ -789,7 +828,7 @@ def test_a_dollar_in_a_name_is_not_mathematics(tmp_path: Path) -> None:
     records = [_record(MIXED[0], "fft", 0, 1), _record(MIXED[1], "fft", 1, 1)]
     for record in records:
         record.case += " x=@$\\frac$.npy"
-    assert len(plots.save_plots(tables.figures(to_frame(records), "fft"), tmp_path)) == 6
+    assert len(plots.save_plots(tables.figures(to_frame(records), "fft"), tmp_path)) == 6  # no front of one backend
 
 
 def test_nothing_timed_means_no_plots(tmp_path: Path) -> None:
@@ -805,14 +844,14 @@ def test_a_report_is_written_beside_the_records(run_folder: Path) -> None:
     """All files, in the suite's order whatever the order of the records."""
     spec = ConvSpec.parse("i280x320 k1x2 f32")
     written = write_report(run_folder, baseline="scipy-fft", matrices=[spec])
-    plots_written = [f"{name}{end}" for name in ("time", "speedup", "error") for end in (".svg", ".png")]
+    plots_written = [f"{name}{end}" for name in ("time", "speedup", "error", "pareto") for end in (".svg", ".png")]
     tables_written = ["matrix.md", "table.md", "overview.md", "table.csv"]
     assert [path.name for path in written] == [*tables_written, *plots_written, "index.html"]
     page = (run_folder / "table.md").read_text(encoding="utf-8")
     assert "A CPU, 2 of its cores usable · threads: 2 · numpy 2.4" in page
     headings = [line for line in page.splitlines() if line.startswith("### ")]
     assert headings == [f"### k{k} w={w}" for w in ("random", "gaussian") for k in KERNELS]
-    assert "| fft | 4.00 ms | 3.99–4.01 | 3.00× | 2.50× |" in page
+    assert "| fft | 2 | 4.00 ms | 3.99–4.01 | 4.00× | 4.00–4.00 | 3.00× | 2.50× |" in page
     assert "8,003,072,000" in (run_folder / "matrix.md").read_text(encoding="utf-8")
 
 

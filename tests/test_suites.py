@@ -155,9 +155,9 @@ def test_every_case_can_be_made_within_memory(name: str) -> None:
         assert np.count_nonzero(data.second)
 
 
-def test_all_of_them_take_half_an_hour_or_so() -> None:
+def test_all_of_them_take_little_more_than_half_an_hour() -> None:
     suites = [load_suite(name) for name in FIELD]
-    assert 25 * 60 <= sum(suite.budget_s for suite in suites) <= 35 * 60
+    assert 30 * 60 <= sum(suite.budget_s for suite in suites) <= 40 * 60
     for suite in suites:
         assert layout_of(str(case) for case in suite.cases).varies is None  # a list of cases, not a sweep of one number
 
@@ -174,8 +174,8 @@ def test_a_case_of_two_suites_counts_the_same_in_both() -> None:
 def test_groups_and_counts_go_from_the_suite_to_the_totals(tmp_path: Path) -> None:
     path = tmp_path / "net.txt"
     path.write_text("#: group = Net\ni20x20 k3 f32 count=3\ni20x20 k5 f32\n#: group =\ni99 k3 f32\n", encoding="utf-8")
-    records = benchmark(str(path), ["direct-numpy"], passes=1, threads=1)
-    roles = records[["group", "weight"]].itertuples(index=False, name=None)
+    records = benchmark(str(path), ["direct-numpy"], passes=1, threads=1, twins=0, isolate=False)
+    roles = records[records["pass"] == 1][["group", "weight"]].itertuples(index=False, name=None)
     assert sorted(roles) == [("", 1), ("Net", 1), ("Net", 3)]
     summary = summarise(records)
     times = dict(zip(summary["case"], summary["time_s"], strict=True))

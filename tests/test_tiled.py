@@ -18,13 +18,14 @@ from convbench.algorithms import fft_tiled, winograd
 from convbench.algorithms import tiling as tiling_module
 from convbench.algorithms.tiling import Tiling, cheapest_tiling, does_itself, lowered_taps, reach_of
 from convbench.backend import second_operand
+from convbench.checks import check_backend
 from convbench.checks.specs import random_spec
 from convbench.geometry import BOUNDARIES
-from convbench.memory import measure_workspace, slack_bytes
+from convbench.memory import measure_memory, slack_bytes
 from convbench.refusals import WHOLE_FAMILY
 
 #: Every F(m, r) that can be chosen.
-FILTERS = [(t + 1 - r, r) for t in (4, 6, 8) for r in range(2, 8) if t + 1 - r >= 2]
+FILTERS = [(t + 1 - r, r) for t in (4, 6, 8) for r in range(2, 8) if t + 1 - r >= 2] + [(1, r) for r in range(2, 8)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -40,16 +41,64 @@ def test_minimal_filtering_is_exact_in_fractions(outputs: int, taps: int, dtype:
     assert all(value.denominator == 1 for matrix in (f.a, f.b, f.g) for row in matrix for value in row)
 
 
+def forget() -> None:
+    """Let matrices be worked out anew."""
+    winograd.transforms.cache_clear()
+    winograd.amplification.cache_clear()
+
+
 def test_points_amplify_less_than_the_usual_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """F(4, 3): 0, ±⅔, ±³⁄₂ in float32 and 0, ±1, ½, −2 in float64 against 0, ±1, ±2."""
     chosen = {dtype: winograd.amplification(4, 3, dtype) for dtype in ("float32", "float64")}
-    winograd.transforms.cache_clear()
+    forget()
     usual = tuple(map(Fraction, (0, 1, -1, 2, -2)))
     monkeypatch.setattr(winograd, "_points", lambda samples, dtype: usual)
     worse = winograd.amplification(4, 3, "float32")
-    winograd.transforms.cache_clear()
+    forget()
     assert chosen == pytest.approx({"float32": 9.2, "float64": 11.0}, abs=0.05)
     assert worse == pytest.approx(19.5, abs=0.05)
+
+
+@pytest.mark.parametrize("op", ["forward", "weight_grad"])
+def test_two_axes_never_amplify_too_much(op: str) -> None:
+    """So that the limit changes what is chosen along three axes only."""
+    worst = max(winograd.amplification(m, r, "float32", op) for m, r in FILTERS)
+    assert worst**2 < winograd.MOST_AMPLIFICATION < 1.02 * worst**2
+
+
+@pytest.mark.parametrize("op", ["forward", "weight_grad"])
+@pytest.mark.parametrize("kernel", ["2", "3", "4", "5", "2x5x6", "3x7x7"])
+def test_tiles_along_three_axes_keep_enough_digits(kernel: str, op: str) -> None:
+    spec = ConvSpec.parse(f"op={op} c4 o4 i32x32x32 k{kernel} p1 f32")
+    outputs, taps = winograd.choose_tiling(spec).outputs, lowered_taps(spec)
+    found = np.prod([winograd.amplification(m, r, "float32", op) for m, r in zip(outputs, taps, strict=True)])
+    assert found <= winograd.MOST_AMPLIFICATION
+    assert max(outputs) > 1
+    assert set(winograd.choose_tiling(spec.replace(dtype="float64")).outputs) != {1}
+
+
+def test_seven_taps_along_three_axes_are_refused_in_single_precision() -> None:
+    backend, spec = get_backend("winograd-numpy"), ConvSpec.parse("i9x9x9 k7 f32")
+    assert backend.why_not(spec) == (
+        "kernel size: 7x7x7 given: tiles of several outputs lose too many digits in float32"
+    )
+    assert backend.why_not(spec.replace(dtype="float64")) is None
+    assert backend.why_not(spec.replace(kernel_size=(1, 7, 7))) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "op=input_grad n3 c1 o1 i5x3x8 k3x4x2 s3x4x3 p5:-1x5:-2x3:0 t2x2x3 boundary=replicate flip f32",
+        "op=input_grad n3 c1 o1 i5x3x8 k3x4x2 s3x4x3 p5:-1x5:-2x3:0 t2x2x3 boundary=replicate flip bias=channel f32",
+        "n1 c2 o3 i9x8x10 k5 p2 boundary=replicate f32",
+        "op=weight_grad n2 c4 o2 i12x7x9 k3x7x7 p2 boundary=circular f32",
+    ],
+)
+def test_bound_along_three_axes_tells_integers_apart(line: str) -> None:
+    results = check_backend("winograd-numpy", specs=[ConvSpec.parse(line)])
+    found = {result.check: result for result in results}["small-integers-are-exact"]
+    assert found.status == "passed", found.message
 
 
 @pytest.mark.parametrize(("outputs", "taps"), [(2, 3), (4, 3), (6, 3), (4, 5), (2, 7)])
@@ -133,7 +182,7 @@ def test_gradients_take_the_memory_that_they_declare(name: str, line: str, op: s
         pytest.skip(f"{name}: {backend.why_not(spec)}")
     first, second = (np.ones(shape, spec.dtype) for shape in spec.operand_shapes)
     for threads in (1, 2):
-        used, _ = measure_workspace(backend, spec, first, second, threads=threads)
+        used = measure_memory(backend, spec, first, second, threads=threads).workspace_bytes
         assert used <= backend.plan(spec, threads=threads).workspace_bytes + slack_bytes(spec, threads)
 
 

@@ -48,26 +48,23 @@ class ShiftAndAdd(Family):
             return count_parts(spec) > MANY_PARTS
         return super().native(spec)
 
-    def prepare(self, w: Array) -> tuple[Any, None]:
-        """Return one (G, O/g, *tile or 1…1) array for each (c, k), in the accumulation dtype."""
+    def prepare(self, w: Array) -> tuple[Array, None]:
+        """Return (C/g·∏K, G, O/g, *tile or 1…1): a slice for each (c, k), in the accumulation dtype."""
         ns, spec = self._ns, self._spec
         w = self._conjugated(ns.cast(flipped(ns, spec, w), spec.accumulate_dtype))
         tile = spec.tile or (1,) * spec.ndim
         grouped = ns.reshape(w, (spec.groups, self._outputs, *tile, -1))
-        if spec.tile:
-            grouped = ns.xp.asarray(ns.xp.moveaxis(grouped, -1, 0), copy=True)
-            return [grouped[term, ...] for term in range(grouped.shape[0])], None
-        return [grouped[..., term] for term in range(grouped.shape[-1])], None
+        terms = ns.xp.moveaxis(grouped, -1, 0)
+        return (ns.xp.asarray(terms, copy=True) if spec.tile else terms), None
 
     def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:
         y[...] = 0
         for piece in pieces(self._spec, block.outputs):
             part = y[(..., *piece.outputs)]
             products = self._ns.reshape(buffers[0][: prod(part.shape)], part.shape)
-            for index, weight in zip(self._shifts(piece), weights, strict=True):
-                self._ns.multiply_add(
-                    part, halo[index], weight[(block.groups, slice(None), *piece.entries, ...)], products
-                )
+            for term, index in enumerate(self._shifts(piece)):
+                weight = weights[(term, block.groups, slice(None), *piece.entries, ...)]
+                self._ns.multiply_add(part, halo[index], weight, products)
 
     def _weigh(self, halo: Array, g: Array, total: Array, block: Block, buffers: Sequence[Array]) -> None:
         ns, spec = self._ns, self._spec
@@ -87,8 +84,8 @@ class ShiftAndAdd(Family):
         for piece in pieces(self._spec, block.outputs):
             part = g[(..., *piece.outputs)]
             products = ns.reshape(buffers[0][: prod(part.shape)], part.shape)
-            for index, weight in zip(self._shifts(piece), weights, strict=True):
-                ns.multiply(part, weight[(block.groups, slice(None), *piece.entries, ...)], products)
+            for term, index in enumerate(self._shifts(piece)):
+                ns.multiply(part, weights[(term, block.groups, slice(None), *piece.entries, ...)], products)
                 halo[index] += ns.xp.sum(products, axis=2, keepdims=True, dtype=products.dtype)
 
     def _terms(self) -> Iterator[tuple[int, ...]]:

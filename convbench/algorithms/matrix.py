@@ -69,7 +69,7 @@ def dense_bytes(spec: ConvSpec) -> int:
 
 def sparse_bytes(spec: ConvSpec) -> int:
     """Return the bytes of the sparse matrices of all groups: values, their columns, and where rows begin."""
-    index, rows = np.dtype(_index_dtype(spec)).itemsize, spec.groups * shape_of_matrix(spec)[0]
+    index, rows = np.dtype(_index_dtype(spec)).itemsize, prod(spec.result_shape[1:])
     return stored_entries(spec) * (DTYPES[spec.accumulate_dtype] + index) + (rows + 1) * index
 
 
@@ -159,9 +159,10 @@ def sparse_arrays(spec: ConvSpec, w: Host) -> tuple[Host, Host, Host]:
     groups, outputs, *_ = weights.shape
     columns, sources, starts = _one_channel(spec)
     values = weights.reshape(groups * outputs, -1).take(sources, axis=1)  # row after row, where an index gives columns
+    del sources  # of 64 bits each, as NumPy takes them
     first = np.arange(groups).reshape(-1, 1, 1) * shape_of_matrix(spec)[1]
     every = np.empty((groups, outputs, len(columns)), index)
-    every[...] = columns + first.astype(index)
+    np.add(columns, first.astype(index), out=every)
     rows = np.arange(groups * outputs)[:, None] * len(columns) + starts[:-1]
     return values.reshape(-1), every.reshape(-1), np.append(rows, values.size).astype(index)
 
@@ -277,7 +278,8 @@ class SparseMatrix(_Matrix):
         self.workspace_bytes += prod(self._written) * DTYPES[spec.accumulate_dtype]
         self.prepared_bytes = sparse_bytes(spec)
         pattern = stored_entries(spec) // spec.out_channels * 16  # of one channel: columns and places of the weights
-        self.preparing_bytes = self.prepared_bytes + 2 * pattern  # it is made by another of its size
+        transposed = self._transposed * self.prepared_bytes  # of another of its size
+        self.preparing_bytes = self.prepared_bytes + max(2 * pattern, transposed)
         self.flops = 2 * spec.in_bounds_macs
 
     def prepare(self, w: Array) -> tuple[Any, None]:

@@ -40,6 +40,7 @@ MOST_PARTS = 1024
 
 _MOST_KEPT = 16  # parts that keep their buffers between calls
 _PLAN_BYTES = 3 * 2**14  # of a part's plan: its blocks and views
+_WEIGHTS_BYTES = 2**9  # of a part's prepared weights: views and other objects of Python's
 
 _EVERYTHING = slice(None)
 
@@ -411,7 +412,7 @@ class Rewritten:
         )
         self.workspace_bytes += (self._buffer_size + self._sums_size + summed) * DTYPES[self._sum_dtype]
         parts = [algorithm for _, parts in self._targets for _, algorithm in parts]
-        self.prepared_bytes = sum(algorithm.prepared_bytes for algorithm in parts)
+        self.prepared_bytes = sum(algorithm.prepared_bytes + _WEIGHTS_BYTES for algorithm in parts)
         self.flops = sum(algorithm.flops for algorithm in parts)
         if spec.op == "weight_grad":  # g takes the place of the kernel
             preparing = (getattr(algorithm, "preparing_bytes", algorithm.prepared_bytes) for algorithm in parts)

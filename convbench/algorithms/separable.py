@@ -23,6 +23,7 @@ from convbench.spec import ConvSpec
 __all__ = ["EPS", "Separable", "long_axes", "why_not_separable"]
 
 _STRIP = 32  # outputs a Toeplitz product: below, BLAS is slow; above, zeros cost more
+_PASS_BYTES = 512  # Python's own objects of a prepared pass of rank 1
 _BLOCK_BYTES = 2**22  # halo and intermediate images of a block; larger ones repeat less of the first passes
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -196,8 +197,8 @@ class Separable(Blocked):
         spec, total = self._spec, 0
         for axis in self._axes:
             step, _ = reduced(spec.stride[axis], spec.dilation[axis])
-            total += _STRIP * ((_STRIP - 1) * step + spec.kernel_size[axis])
-        return spec.out_channels * self._channels * total * spec.itemsize
+            total += _STRIP * ((_STRIP - 1) * step + spec.kernel_size[axis]) * spec.itemsize + _PASS_BYTES
+        return spec.out_channels * self._channels * total
 
     def _image_bytes(self) -> int:
         """One image of the first pass, all ranks of those between, the result and a product, a dilated copy."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import product
 from math import lcm, prod, sqrt
 
 from convbench.algorithms.tiling import (
@@ -24,7 +25,6 @@ from convbench.algorithms.tiling import (
     TileCost,
     Tiled,
     Tiling,
-    cheapest_tiling,
     lowered_taps,
     values_summed,
 )
@@ -44,6 +44,9 @@ __all__ = [
 
 MOST_SAMPLES = 8  # in a tile: beyond, float32 loses too many digits (amplification grows exponentially with t)
 MOST_TAPS = MOST_SAMPLES - 1
+#: By which a tile may magnify rounding errors in float32, all axes together: as two axes do at their worst, F(2, 7)
+#: along each. Beyond, the error bound could not tell 0 from 1.
+MOST_AMPLIFICATION = 33.0**2
 _SMALL_INTEGER = 9  # of samples and weights that the battery calls small
 
 #: Finite points for a tile of t samples. Of sets of simple fractions ±⅔, ±³⁄₂ magnify rounding errors least: by at most
@@ -95,6 +98,9 @@ def transforms(outputs: int, taps: int, dtype: str) -> FilterTransforms:
     2
     """
     samples = outputs + taps - 1
+    if outputs == 1:  # products and their sum, as they stand
+        identity = tuple(tuple(Fraction(i == j) for j in range(samples)) for i in range(samples))
+        return FilterTransforms(((Fraction(1),),) * samples, identity, identity, 1)
     points = _points(samples, dtype)
     inverse = _inverse(_vandermonde(points, samples))
     rows = list(zip(*inverse, strict=True))
@@ -129,6 +135,7 @@ def _inverse(matrix: Matrix) -> Matrix:
     return tuple(tuple(row[size:]) for row in rows)
 
 
+@cache
 def amplification(outputs: int, taps: int, dtype: str, op: str = "forward") -> float:
     """Return max_i Σ_f |A_fi|·‖G_f‖₂·‖B_f‖₂ / scale, by which F(m, r) may magnify rounding errors along one axis.
 
@@ -169,6 +176,9 @@ def why_not_winograd(spec: ConvSpec) -> str | None:
         return refuse("kernel size", f"{'x'.join(map(str, spec.kernel_size))} given, {most}: larger tiles lose digits")
     if max(taps) == 1:
         return refuse("kernel size", "one tap along every axis: there is nothing to save")
+    if max(choose_tiling(spec).outputs) == 1:
+        given = "x".join(map(str, spec.kernel_size))
+        return refuse("kernel size", f"{given} given: tiles of several outputs lose too many digits in {spec.dtype}")
     return None
 
 
@@ -195,8 +205,25 @@ def _cost(spec: ConvSpec) -> TileCost:
 
 
 def choose_tiling(spec: ConvSpec) -> Tiling:
-    """Return the tiles that should take the least time."""
-    return cheapest_tiling(spec, [_choices(taps) for taps in lowered_taps(spec)], _cost(spec))
+    """Return the tiles that should take the least time; in float32, of those that lose no more digits than they may.
+
+    Amplifications of axes multiply: along three axes tiles are smaller, down to one output where there are many taps.
+    """
+    taps, dtype = lowered_taps(spec), real_of(spec.dtype)
+    choices = [_choices(r) for r in taps]
+    if dtype == "float32" and sum(r > 1 for r in taps) > 2:
+        choices = [(1, *some) if r > 1 else some for r, some in zip(taps, choices, strict=True)]
+        tiles = [tile for tile in product(*choices) if _amplified(tile, taps, spec.op) <= MOST_AMPLIFICATION]
+    else:
+        tiles = list(product(*choices))
+    cost = _cost(spec)
+    sizes = [tuple(m + r - 1 for m, r in zip(outputs, taps, strict=True)) for outputs in tiles]
+    return min(map(Tiling, tiles, sizes), key=lambda tiling: cost.of(spec, tiling))
+
+
+def _amplified(outputs: Sequence[int], taps: Sequence[int], op: str) -> float:
+    """Return by how much a tile may magnify rounding errors in float32."""
+    return prod(amplification(m, r, "float32", op) for m, r in zip(outputs, taps, strict=True))
 
 
 class Winograd(Tiled):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -27,9 +27,12 @@ MOST_PAIRS = 2**16  # of channels in and out, all examples together
 
 
 class FilterPlane(Protocol):
-    """Called as ``filter_plane(plane, kernel, frame, out)``: writes Σ_k plane[p + k − anchor]·w[k] into ``out``."""
+    """Called as ``filter_plane(plane, kernel, frame, out)``: writes Σ_k plane[p + k − anchor]·w[k] into ``out``.
 
-    def __call__(self, plane: Array, kernel: Any, frame: Frame, out: Array, /) -> None: ...
+    The kernel is what the library wants: one or several arrays.
+    """
+
+    def __call__(self, plane: Array, kernel: tuple[Array, ...], frame: Frame, out: Array, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,20 +77,33 @@ class Frame:
 
 @dataclass(frozen=True)
 class Planes:
-    """Prepared weights: one kernel, in the library's own form, a pair of channels."""
+    """Prepared weights: all kernels in the library's own form, in arrays (O, C/g, …).
+
+    As arrays of their own, thousands of small kernels would take several times their bytes.
+    """
 
     frame: Frame
-    kernels: list[list[Any]]  # [o][c]
+    kernels: tuple[Array, ...]
+
+    def of(self, output: int) -> Iterator[tuple[Array, ...]]:
+        """Return the kernels of an output channel."""
+        return zip(*(part[output] for part in self.kernels), strict=True)
 
 
-def prepare_planes(pack: Callable[[ConvSpec, Array], Any]) -> Callable[[ConvSpec, Array], Planes]:
+def prepare_planes(pack: Callable[[ConvSpec, Array], tuple[Array, ...]]) -> Callable[[ConvSpec, Array], Planes]:
     """Return a backend's ``prepare``: ``pack(spec, kernel)`` of each kernel, flipped if the spec says so."""
 
     def prepare(spec: ConvSpec, w: Array) -> Planes:
         import numpy as np
 
         kernels = np.flip(w, axis=tuple(range(-spec.ndim, 0))) if spec.flip else w
-        return Planes(Frame.of(spec), [[pack(spec, kernel) for kernel in row] for row in kernels])
+        parts: tuple[Any, ...] = ()
+        for pair in np.ndindex(*w.shape[:2]):
+            packed = pack(spec, kernels[pair])
+            parts = parts or tuple(np.empty((*w.shape[:2], *array.shape), array.dtype) for array in packed)
+            for part, array in zip(parts, packed, strict=True):
+                part[pair] = array
+        return Planes(Frame.of(spec), parts)
 
     return prepare
 
@@ -122,7 +138,7 @@ def conv_by_planes(
                 part = x[n, group * channels : (group + 1) * channels]
                 images = [plane if frame.margins is None else pad(spec, plane, frame.margins) for plane in part]
                 for o in range(group * outputs, (group + 1) * outputs):
-                    for c, (image, kernel) in enumerate(zip(images, planes.kernels[o], strict=True)):
+                    for c, (image, kernel) in enumerate(zip(images, planes.of(o), strict=True)):
                         if whole and c == 0:
                             filter_plane(image, kernel, frame, y[n, o])
                             continue

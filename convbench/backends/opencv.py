@@ -34,18 +34,18 @@ def _plane_dtype(spec: ConvSpec) -> str:
     return "float64" if "int" in spec.dtype and _transforms(spec) else spec.accumulate_dtype
 
 
-def _pack(spec: ConvSpec, kernel: Array) -> Array:
+def _pack(spec: ConvSpec, kernel: Array) -> tuple[Array]:
     import numpy as np
 
-    return np.ascontiguousarray(as_image(kernel), _plane_dtype(spec))
+    return (np.ascontiguousarray(as_image(kernel), _plane_dtype(spec)),)
 
 
-def _filter(plane: Array, kernel: Array, frame: Frame, out: Array) -> None:
+def _filter(plane: Array, kernel: tuple[Array, ...], frame: Frame, out: Array) -> None:
     import cv2
 
-    border = getattr(cv2, BOUNDARIES[frame.boundary])
+    (taps,), border = kernel, getattr(cv2, BOUNDARIES[frame.boundary])
     depth = cv2.CV_32F if out.dtype.itemsize == 4 else cv2.CV_64F
-    cv2.filter2D(as_image(plane), depth, kernel, dst=as_image(out), anchor=anchor(frame), borderType=border)
+    cv2.filter2D(as_image(plane), depth, taps, dst=as_image(out), anchor=anchor(frame), borderType=border)
 
 
 def _transforms(spec: ConvSpec) -> bool:

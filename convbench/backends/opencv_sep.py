@@ -38,11 +38,11 @@ def _why_not(spec: ConvSpec) -> str | None:
     return why_not_planes(spec)
 
 
-def _filter(plane: Array, factors: tuple[Array, Array], frame: Frame, out: Array) -> None:
+def _filter(plane: Array, factors: tuple[Array, ...], frame: Frame, out: Array) -> None:
     import cv2
 
-    border = getattr(cv2, BOUNDARIES[frame.boundary])
-    cv2.sepFilter2D(as_image(plane), -1, *factors, dst=as_image(out), anchor=anchor(frame), borderType=border)
+    (row, column), border = factors, getattr(cv2, BOUNDARIES[frame.boundary])
+    cv2.sepFilter2D(as_image(plane), -1, row, column, dst=as_image(out), anchor=anchor(frame), borderType=border)
 
 
 def _bound(spec: ConvSpec) -> ErrorBound:

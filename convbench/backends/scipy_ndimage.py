@@ -18,7 +18,7 @@ _NUMPY_MODES = {"zero": "constant", "circular": "wrap", "reflect": "reflect", "r
 _DBL_EPSILON = 2.0**-52
 
 
-def _pack(spec: ConvSpec, kernel: Array) -> Array:
+def _pack(spec: ConvSpec, kernel: Array) -> tuple[Array]:
     """Return the kernel in double, as SciPy has it, conjugated, as SciPy wants it; refuse what SciPy quietly changes.
 
     Its C code (``ni_filters.c``) leaves out taps of at most DBL_EPSILON, whatever the kernel's scale. In one axis it
@@ -30,10 +30,10 @@ def _pack(spec: ConvSpec, kernel: Array) -> Array:
     if np.iscomplexobj(kernel):  # a real kernel each
         for part in (kernel.real, kernel.imag):
             _check(part.astype(np.float64))
-        return kernel.astype(np.complex128).conj()
+        return (kernel.astype(np.complex128).conj(),)
     taps = kernel.astype(np.float64)
     _check(taps)
-    return taps
+    return (taps,)
 
 
 def _check(taps: Array) -> None:
@@ -52,11 +52,11 @@ def _check(taps: Array) -> None:
                 break
 
 
-def _filter(plane: Array, taps: Array, frame: Frame, out: Array) -> None:
+def _filter(plane: Array, kernel: tuple[Array, ...], frame: Frame, out: Array) -> None:
     """Sums are in double, rounded once into ``out``; ``origin`` counts from the middle tap."""
     from scipy import ndimage
 
-    mode = _MODES[frame.boundary]
+    (taps,), mode = kernel, _MODES[frame.boundary]
     origin = [a - k // 2 for a, k in zip(frame.anchor, taps.shape, strict=True)]
     if plane.ndim == 1:
         ndimage.correlate1d(plane, taps, output=out, mode=mode, origin=origin[0])

@@ -36,13 +36,15 @@ def benchmark(
     Parameters
     ----------
     cases : str or iterable of str, ConvSpec, PoolSpec or Case
-        A suite's name or file, one line of text, or a list of lines and specs.
+        A suite's name or file, one line of text, or a list of lines and specs. Lines may hold braces, each an axis of
+        a sweep: ``"i56x56 k{3,5,7} psame"`` (:mod:`convbench.bench.sweeps`).
     backends : str or sequence of str, Backend or PoolBackend, optional
         One name, or several; None: all that are registered. An object that follows the protocol need not be registered.
     folder : path, optional
         Where to leave the files of the run; None: nowhere.
     **options
-        Of :class:`Options`: threads, passes, time_limit_s, memory_limit_bytes, budget_s, seed.
+        The fields of :class:`Options`: threads, passes, budget_s, time_limit_s, memory_limit_bytes, mode, twins, ….
+        A backend that cannot be sent to another process needs ``isolate=False``.
 
     Returns
     -------
@@ -59,9 +61,9 @@ def benchmark(
 
     Examples
     --------
-    >>> table = benchmark("i64x64 k3 psame f32", backends=["direct-numpy"], passes=1, threads=1)
-    >>> table.status.tolist()
-    ['ok']
+    >>> table = benchmark("i64x64 k{3,5} f32", "direct-numpy", passes=1, threads=1, twins=0, isolate=False)
+    >>> sorted(table[table["pass"] == 1].case)
+    ['n1 c1 o1 i64x64 k3 f32', 'n1 c1 o1 i64x64 k5 f32']
     """
     try:
         import pandas  # noqa: F401  # missing now is better than missing after two minutes
@@ -84,24 +86,23 @@ def benchmark(
 
 def _cases(cases: Cases) -> list[Case]:
     if isinstance(cases, str):
-        return [Case.parse(cases)] if len(cases.split()) > 1 else list(load_suite(cases).cases)
+        is_line = len(cases.split()) > 1 and not Path(cases).is_file()
+        return Case.sweep(cases) if is_line else list(load_suite(cases).cases)
     if isinstance(cases, ConvSpec | PoolSpec | Case):
         cases = [cases]
     if not isinstance(cases, Iterable):
         raise _not_cases(cases)
-    return [_case(case) for case in cases]
+    return [case for given in cases for case in _cases_of(given)]
 
 
-def _case(case: object) -> Case:
-    if isinstance(case, Case):
-        return case
-    if isinstance(case, ConvSpec):
-        return Case(case)
-    if isinstance(case, PoolSpec):
-        return Case.parse(str(case))
-    if isinstance(case, str):
-        return Case.parse(case)
-    raise _not_cases(case)
+def _cases_of(given: object) -> list[Case]:
+    if isinstance(given, Case):
+        return [given]
+    if isinstance(given, ConvSpec | PoolSpec):
+        return [Case.parse(str(given))]
+    if isinstance(given, str):
+        return Case.sweep(given)
+    raise _not_cases(given)
 
 
 def _not_cases(given: object) -> SpecError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from typing import Any
 
 from convbench.bench.data import DEFAULT_INPUT, DEFAULT_WEIGHTS, Data, check_tokens, make_data
 from convbench.bench.families import Family, family_of
+from convbench.bench.sweeps import expand, quoted, split_tokens, unquoted, without_comment
 from convbench.errors import SpecError
 from convbench.spec import ConvSpec
 
@@ -17,7 +19,8 @@ __all__ = ["Case", "Suite", "list_suites", "load_suite"]
 
 _DATA_KEYS = ("x", "w", "seed")
 _COUNT_KEY = "count"
-_DIRECTIVES = ("title", "tables", "budget", "group")
+_SECONDS = ("budget", "time-limit")
+_DIRECTIVES = ("title", "tables", "budget", "time-limit", "group")
 DEFAULT_BUDGET_S = 120.0
 _TABLES = ("matrix",)
 
@@ -72,16 +75,17 @@ class Case:
         check_tokens(self.spec, self.x, self.w, self.seed)
 
     @staticmethod
-    def parse(line: str) -> Case:
+    def parse(line: str, folder: str | Path = "") -> Case:
         """Read the tokens of a spec and, anywhere among them, ``x=``, ``w=``, ``seed=`` and ``count=`` (the weight).
 
-        The spec's tokens say which family of operations the case belongs to (:mod:`convbench.bench.families`).
+        The spec's tokens say which family of operations the case belongs to (:mod:`convbench.bench.families`). A token
+        with blanks stands in quotes: ``x="@my photo.png"``. Relative names of files start from ``folder``.
         """
         if not isinstance(line, str):
             raise SpecError("line", line, "must be a string such as 'i56x56 k3 p1 f32 x=noise w=random'")
         data: dict[str, str] = {}
         spec_tokens = []
-        for token in line.split():
+        for token in map(unquoted, split_tokens(line)):
             key, equals, value = token.partition("=")
             if not equals or key not in (*_DATA_KEYS, _COUNT_KEY):
                 spec_tokens.append(token)
@@ -89,14 +93,38 @@ class Case:
             if key in data:
                 raise SpecError(key, token, "is given twice in one line")
             data[key] = value
-        family = family_of(line)
-        spec = family.parse_spec(" ".join(spec_tokens))
+        text = " ".join(spec_tokens)
+        family = family_of(text)
+        spec = family.parse_spec(text)
+        x, w = (_from_folder(data.get(key, _DEFAULTS[key]), folder) for key in ("x", "w"))
         seed = _whole("seed", data.get("seed", "0"), 0)
         count = _whole(_COUNT_KEY, data.get(_COUNT_KEY, "1"), 1)
-        return family.case_type()(spec, data.get("x", DEFAULT_INPUT), data.get("w", DEFAULT_WEIGHTS), seed, count)
+        return family.case_type()(spec, x, w, seed, count)
+
+    @staticmethod
+    def sweep(line: str, folder: str | Path = "") -> list[Case]:
+        """Read a line that may hold braces and so stand for several cases (:mod:`convbench.bench.sweeps`).
+
+        >>> [str(case) for case in Case.sweep("i64x64 k{3,5..9..2} psame f32")]  # doctest: +ELLIPSIS
+        ['n1 c1 o1 i64x64 k3 psame f32', 'n1 c1 o1 i64x64 k5 psame f32', ..., 'n1 c1 o1 i64x64 k9 psame f32']
+        """
+        lines = expand(line) if isinstance(line, str) else [line]
+        cases: dict[Case, None] = {}
+        for each in lines:
+            try:
+                case = Case.parse(each, folder)
+            except SpecError as error:
+                if len(lines) == 1:
+                    raise
+                raise SpecError("line", line, f"stands for '{each}' too: {error}") from None
+            if case in cases:
+                raise SpecError("line", line, f"stands for '{case}' more than once")
+            cases[case] = None
+        return list(cases)
 
     def __str__(self) -> str:
-        tokens = [f"{key}={getattr(self, key)}" for key in _DATA_KEYS if getattr(self, key) != _DEFAULTS[key]]
+        values = {key: getattr(self, key) for key in _DATA_KEYS}
+        tokens = [f"{key}={quoted(str(value))}" for key, value in values.items() if value != _DEFAULTS[key]]
         return " ".join([str(self.spec), *tokens])
 
     def data(self) -> Data:
@@ -115,13 +143,19 @@ class Case:
         return family_of(str(self.spec))
 
 
+def _from_folder(token: str, folder: str | Path) -> str:
+    """Let the relative name of a file start from ``folder``."""
+    name = os.path.expanduser(token[1:])
+    return f"@{Path(folder) / name}" if token.startswith("@") and name and not os.path.isabs(name) else token
+
+
 def _whole(key: str, text: str, least: int) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) or int(text) < least:
         raise SpecError(key, text, f"must be a whole number ≥ {least}")
     return int(text)
 
 
-_DEFAULTS = {key: Case.__dataclass_fields__[key].default for key in _DATA_KEYS}
+_DEFAULTS: dict[str, Any] = {key: getattr(Case, key) for key in _DATA_KEYS}
 
 
 @dataclass(frozen=True)
@@ -137,6 +171,8 @@ class Suite:
         Further tables that a report prints: "matrix", the operation seen as a matrix.
     budget_s : float
         Seconds that a run of it takes unless told otherwise.
+    time_limit_s : float or None
+        Seconds that one pair may take unless told otherwise; None: as :class:`convbench.bench.Options` has it.
     """
 
     name: str
@@ -144,6 +180,7 @@ class Suite:
     cases: tuple[Case, ...]
     tables: tuple[str, ...] = ()
     budget_s: float = DEFAULT_BUDGET_S
+    time_limit_s: float | None = None
 
 
 def list_suites() -> dict[str, Path]:
@@ -162,9 +199,12 @@ def list_suites() -> dict[str, Path]:
 def load_suite(name_or_path: str | Path) -> Suite:
     """Read a suite: a built-in's name, or the path of a file.
 
-    One case a line. ``# …`` is a comment; ``#: title = …``, ``#: tables = …`` and ``#: budget = …`` (seconds) say
-    something of the whole file, ``#: group = …`` of the lines up to the next one (a network, of which each line is a
-    layer that occurs ``count=`` times; nothing after the sign ends the group).
+    One case a line, or several: ``i56x56 k{3,5,7}`` (:mod:`convbench.bench.sweeps`). A relative name of a file, as in
+    ``x=@photo.png``, starts from the folder of the suite's file. ``# …`` is a comment; ``#: title = …``,
+    ``#: tables = …``, ``#: budget = …`` and ``#: time-limit = …`` (seconds for a run, and for one pair of it) say
+    something of the whole file, ``#: group = …`` of the lines up
+    to the next one (a network, of which each line is a layer that occurs ``count=`` times; nothing after the sign ends
+    the group).
 
     Raises
     ------
@@ -185,15 +225,17 @@ def load_suite(name_or_path: str | Path) -> Suite:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError("suite", name, f"cannot be read: {error}") from None
     label = path.name if name in known else name
-    directives, cases = _read_lines(label, lines)
+    directives, cases = _read_lines(label, lines, path.parent)
     if not cases:
         raise SpecError(label, [], "holds no case; write one spec a line, such as 'i224x224 k3 psame f32'")
     tables = tuple(directives.get("tables", "").replace(",", " ").split())
     budget_s = float(directives.get("budget", DEFAULT_BUDGET_S))
-    return Suite(path.stem, directives.get("title", path.stem), tuple(cases), tables, budget_s)
+    limit = directives.get("time-limit")
+    title = directives.get("title", path.stem)
+    return Suite(path.stem, title, tuple(cases), tables, budget_s, None if limit is None else float(limit))
 
 
-def _read_lines(label: str, lines: list[str]) -> tuple[dict[str, str], list[Case]]:
+def _read_lines(label: str, lines: list[str], folder: Path) -> tuple[dict[str, str], list[Case]]:
     directives: dict[str, str] = {}
     cases: list[Case] = []
     seen: dict[Case, int] = {}
@@ -204,17 +246,19 @@ def _read_lines(label: str, lines: list[str]) -> tuple[dict[str, str], list[Case
             key, value = _read_directive(here, text)
             directives[key] = value
             continue
-        text = text.partition("#")[0].strip()
+        text = without_comment(text)
         if not text:
             continue
         try:
-            case = replace(Case.parse(text), group=directives.get("group", ""))
+            found = [replace(case, group=directives.get("group", "")) for case in Case.sweep(text, folder)]
         except SpecError as error:
             raise SpecError(here, text, str(error)) from None
-        if case in seen:
-            raise SpecError(here, text, f"stands in this suite already, in line {seen[case]}")
-        seen[case] = number
-        cases.append(case)
+        repeated = next((case for case in found if case in seen), None)
+        if repeated is not None:
+            what = "" if len(found) == 1 else f"makes '{repeated}', which "
+            raise SpecError(here, text, f"{what}stands in this suite already, in line {seen[repeated]}")
+        seen |= dict.fromkeys(found, number)
+        cases += found
     return directives, cases
 
 
@@ -225,6 +269,6 @@ def _read_directive(here: str, text: str) -> tuple[str, str]:
     unknown = set(value.replace(",", " ").split()) - set(_TABLES) if key == "tables" else set()
     if unknown:
         raise SpecError(here, text, f"tables must be of {', '.join(_TABLES)}")
-    if key == "budget" and not re.fullmatch(r"[1-9][0-9]{0,6}", value):
-        raise SpecError(here, text, "budget must be a whole number of seconds ≥ 1")
+    if key in _SECONDS and not re.fullmatch(r"[1-9][0-9]{0,6}", value):
+        raise SpecError(here, text, f"{key} must be a whole number of seconds ≥ 1")
     return key, value

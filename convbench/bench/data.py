@@ -8,7 +8,9 @@ Inputs (shape ``spec.input_shape``):
               the start of the last axis to 10⁻⁶ at its end
 ``photo``     Matplotlib's sample photograph (600 high × 512 wide), see :func:`photograph`; mirrored where the spec asks
               for more, grey for one channel and RGB for three
-``@file``     a ``.npy`` array or an image file, of exactly the size that the spec asks for
+``@file``     a ``.npy`` array or an image file, of exactly the size that the spec asks for; an image as the photograph:
+              grey for one channel and RGB for three, in [0, 1], in integer dtypes 0..255 (int8: 0..127); transparency
+              and the camera's orientation are ignored
 
 Weights (shape ``spec.weight_shape``):
 
@@ -28,6 +30,7 @@ or w; it is standard normal, or small integers.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,7 +42,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convbench.errors import MissingDependency, SpecError
+from convbench.errors import MissingDependency, SpecError, one_line
 from convbench.spec import ConvSpec
 
 __all__ = ["Data", "check_tokens", "make_data", "mirrored", "photograph"]
@@ -272,6 +275,11 @@ def _pillow() -> Any:
 def _read_image(file: Any) -> Floats:
     """Return (H, W, 3), RGB in [0, 1]."""
     with _pillow().open(file) as image:
+        if image.mode == "F":
+            raise ValueError("an image of real numbers, whose white is not known; save it as .npy")
+        if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip to 8
+            grey = np.asarray(image, dtype=np.float64) / 65535
+            return np.repeat(grey[..., None], 3, axis=-1)
         return np.asarray(image.convert("RGB")) / 255.0
 
 
@@ -293,15 +301,14 @@ def _photo(spec: ConvSpec, rng: np.random.Generator) -> Floats:
     image = photograph()
     rows, columns = (mirrored(wanted, size) for wanted, size in zip(spec.input_size, image.shape, strict=False))
     plane = _channels(image, spec)[:, rows][:, :, columns]
-    if _is_integer(spec):
-        plane = np.rint(plane * (127 if spec.dtype == "int8" else 255))
     shifted = [np.roll(plane, (17 * n, 31 * n), (1, 2)) for n in range(spec.batch)]
     return np.array(shifted).reshape(spec.input_shape)
 
 
 def _channels(image: Floats, spec: ConvSpec) -> Floats:
-    """(H, W, 3) → (1 or 3, H, W)."""
-    return (image @ np.array(_LUMA))[None] if spec.in_channels == 1 else np.moveaxis(image, -1, 0)
+    """(H, W, 3) in [0, 1] → (1 or 3, H, W) as the dtype holds it."""
+    planes = (image @ np.array(_LUMA))[None] if spec.in_channels == 1 else np.moveaxis(image, -1, 0)
+    return np.rint(planes * (127 if spec.dtype == "int8" else 255)) if _is_integer(spec) else planes
 
 
 def _photo_rule(spec: ConvSpec) -> str | None:
@@ -310,26 +317,23 @@ def _photo_rule(spec: ConvSpec) -> str | None:
     return f"needs 2 axes and 1 or 3 channels; the spec has {spec.ndim} and {spec.in_channels}"
 
 
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text[1:]))  # Path.expanduser raises for an unknown user
+
+
 def _file_rule(name: str, text: str, spec: ConvSpec) -> str | None:
-    path = Path(text[1:])
+    path = _path(text)
     allowed = (".npy", *_IMAGES) if name == "x" else (".npy",)
     if path.suffix.lower() not in allowed:
         return f"must name a file ending in {', '.join(allowed)}"
     if not path.is_file():
-        return "no such file (a relative name starts from the current folder)"
+        return "no such file (a relative name starts from the current folder, in a suite from its file's folder)"
     return _photo_rule(spec) if path.suffix.lower() in _IMAGES else None
 
 
 def _from_file(name: str, text: str, spec: ConvSpec, rng: np.random.Generator) -> Floats:
-    path = Path(text[1:])
+    values = _load(name, text, spec)
     shape = spec.input_shape if name == "x" else spec.weight_shape
-    try:
-        if path.suffix.lower() == ".npy":
-            values = np.load(path, allow_pickle=False)
-        else:
-            values = _channels(_read_image(path), spec)
-    except (OSError, ValueError) as error:
-        raise SpecError(name, text, f"cannot be read: {error}") from None
     if values.size != prod(shape) or values.shape != shape[len(shape) - values.ndim :]:
         raise SpecError(name, text, f"holds an array of shape {values.shape}; the spec needs {shape}")
     if not np.can_cast(values.dtype, spec.dtype, "same_kind"):
@@ -338,6 +342,33 @@ def _from_file(name: str, text: str, spec: ConvSpec, rng: np.random.Generator) -
     if broken:
         raise SpecError(name, text, broken)
     return np.asarray(values.reshape(shape))
+
+
+def _load(name: str, text: str, spec: ConvSpec) -> NDArray[Any]:
+    """Return what a file holds; of an image, the planes of a spec of its size."""
+    path = _path(text)
+    try:
+        values = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_image(path)
+    except MissingDependency:
+        raise
+    except Exception as error:  # of a damaged file, decoders raise whatever they stumble over
+        raise SpecError(name, text, f"cannot be read: {one_line(error) or type(error).__name__}") from None
+    if not isinstance(values, np.ndarray):
+        raise SpecError(name, text, "holds several arrays (.npz); save the one that is meant with numpy.save")
+    if path.suffix.lower() == ".npy":
+        return values
+    broken = _image_rule(values, spec)
+    if broken:
+        raise SpecError(name, text, broken)
+    return np.asarray(_channels(values, spec).astype(spec.dtype))
+
+
+def _image_rule(image: Floats, spec: ConvSpec) -> str | None:
+    size = image.shape[:2]
+    if spec.input_size != size:
+        wanted = "x".join(map(str, size))
+        return f"is an image of {_by(size)} (rows × columns), the spec asks for {_by(spec.input_size)}: write i{wanted}"
+    return f"is a single image, the spec asks for a batch of {spec.batch}: write n1" if spec.batch > 1 else None
 
 
 def _value_rule(values: NDArray[Any], dtype: str) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from convbench.threads import available, pool_sizes
 
-__all__ = ["describe", "thread_note", "thread_pools", "utc_now"]
+__all__ = ["cache_bytes", "command_line", "describe", "memory_bytes", "thread_note", "thread_pools", "utc_now"]
 
 _DISTRIBUTIONS = (
     "numpy", "scipy", "pyfftw", "threadpoolctl", "pandas", "matplotlib", "llvmlite", "numba", "torch",
@@ -84,12 +84,12 @@ def describe(threads: int, problems: list[str]) -> dict[str, Any]:
         Thread pools that did not obey.
     """
     cpu = _cpu()
-    host = {"system": platform.platform(), "machine": platform.machine(), "memory_bytes": _memory_bytes(), "cpu": cpu}
+    host = {"system": platform.platform(), "machine": platform.machine(), "memory_bytes": memory_bytes(), "cpu": cpu}
     devices = _gpus()
     identity = repr((host["machine"], host["memory_bytes"], cpu["model"], cpu["cores"], cpu["caches_bytes"], devices))
     return {
         "time": utc_now().isoformat(timespec="seconds"),
-        "command_line": _command_line(),
+        "command_line": command_line(),
         "git_revision": _git_revision(),
         "host": {"fingerprint": hashlib.blake2b(identity.encode(), digest_size=6).hexdigest(), **host},
         "gpus": devices,
@@ -101,7 +101,8 @@ def describe(threads: int, problems: list[str]) -> dict[str, Any]:
     }
 
 
-def _command_line() -> str:
+def command_line() -> str:
+    """Return how this process was called, the program without its folder."""
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
     return shlex.join([program, *sys.argv[1:]])
 
@@ -161,16 +162,27 @@ def _cpu() -> dict[str, Any]:
 def _caches() -> dict[str, int]:
     """Size of each cache as seen from the first core, such as {"L1d": 32768, "L2": 1048576}."""
     sizes = {}
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index[0-9]*")):
         level, kind, size = (_read(str(folder / name)) for name in ("level", "type", "size"))
-        if level and kind and size and size[:-1].isdigit() and size[-1] in units:
+        parsed = cache_bytes(size or "")
+        if level and kind and parsed is not None:
             suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
-            sizes[f"L{level}{suffix}"] = int(size[:-1]) * units[size[-1]]
+            sizes[f"L{level}{suffix}"] = parsed
     return sizes
 
 
-def _memory_bytes() -> int | None:
+def cache_bytes(size: str) -> int | None:
+    """Read the size of a cache as Linux writes it; None if it is not one.
+
+    >>> cache_bytes("48K"), cache_bytes("")
+    (49152, None)
+    """
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    return int(size[:-1]) * units[size[-1]] if size[:-1].isdigit() and size[-1] in units else None
+
+
+def memory_bytes() -> int | None:
+    """Return the physical memory of this machine; None if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from convbench.backend import Backend
     from convbench.bench.cases import Case
     from convbench.bench.data import Data
+    from convbench.memory import Memory
 
 __all__ = ["Convolution", "Family", "family_of", "only_family"]
 
@@ -65,8 +66,8 @@ class Family(Protocol):
         """Put a backend through the family's battery; results as :func:`convbench.check_backend` returns them."""
         ...
 
-    def measure_workspace(self, backend: Backend, spec: Any, data: Data, threads: int) -> tuple[int, Any]:
-        """Run once, traced; return the workspace in bytes and the result."""
+    def measure_memory(self, backend: Backend, spec: Any, data: Data, threads: int) -> Memory:
+        """Run once, traced; return what memory that took, and the result."""
         ...
 
     def expected_seconds(self, backend: Backend, spec: Any, threads: int, *, flops: int, known: Any) -> float:
@@ -135,11 +136,11 @@ class Convolution:
 
         return check_backend(self.get_backend(name), specs=specs, seed=seed)
 
-    def measure_workspace(self, backend: Backend, spec: Any, data: Data, threads: int) -> tuple[int, Any]:
-        """Ask :func:`convbench.memory.measure_workspace`."""
-        from convbench.memory import measure_workspace
+    def measure_memory(self, backend: Backend, spec: Any, data: Data, threads: int) -> Memory:
+        """Ask :func:`convbench.memory.measure_memory`."""
+        from convbench.memory import measure_memory
 
-        return measure_workspace(backend, spec, *data, threads=threads)
+        return measure_memory(backend, spec, *data, threads=threads)
 
     def expected_seconds(self, backend: Backend, spec: Any, threads: int, *, flops: int, known: Any) -> float:
         """Ask :func:`convbench.bench.predict.expected_seconds`."""

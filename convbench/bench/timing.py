@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import repeat
 from typing import Any
 
 __all__ = [
+    "INSPECTED",
     "MIN_SAMPLE_S",
     "Measurement",
     "fair_share",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 MIN_SAMPLE_S = 0.01  # a sample shorter than this is a batch of calls
+INSPECTED = 8  # first calls whose results are looked at one by one
 SETTLED = 0.05  # warm-up ends when two samples in a row differ by less
 WARM_UP_SHARE = 0.25  # of the budget, at most
 SPREAD = 0.01  # samples that agree this well need no more of them
@@ -42,16 +44,19 @@ class Measurement:
     stop_reason : str
         "spread", "plateau", "count", "budget".
     elapsed_s : float
-        All of it, warm-up included.
-    result : object
-        What the last timed call returned.
+        All of it: warm-up, samples and inspections.
+    called_s : float
+        Warm-up and samples alone.
+    cores_used : float
+        CPU time of the process over wall time, in the samples.
     """
 
     samples_s: list[float] = field(default_factory=list)
     batch: int = 1
     stop_reason: str = ""
     elapsed_s: float = 0.0
-    result: Any = None
+    called_s: float = 0.0
+    cores_used: float = math.nan
 
 
 @contextmanager
@@ -82,55 +87,94 @@ def measure(
     call: Callable[[], Any],
     budget_s: float,
     *,
+    least: int = 1,
     enough: int,
     most: int,
-    cold: bool = False,
+    warm_up: bool = True,
+    inspect: Callable[[Any], None] = lambda result: None,
     clock: Clock = time.perf_counter,
 ) -> Measurement:
     """Warm up, then take samples until they agree, or agree no better, or the budget ends.
+
+    The first calls find how many make a sample of :data:`MIN_SAMPLE_S`; the warm-up ends when two such batches agree.
 
     Parameters
     ----------
     call : callable
     budget_s : float
-        Seconds for all of it. One sample is taken even if that takes longer.
+        Seconds for all of it but the first calls, which may have to import something. ``least`` samples are taken even
+        if that takes longer.
+    least : int
     enough, most : int
         Agreement is judged from ``enough`` samples on; ``most`` are taken at most.
-    cold : bool
-        No warm-up, and no batches: for calls so long that what warms up is a small part of them.
+    warm_up : bool
+        False: none, and no batches, for calls so long that what warms up is a small part of them.
+    inspect : callable
+        Is handed results while the clock stands still: those of the first :data:`INSPECTED` calls, the last one of each
+        sample, and one between two batches. What it raises ends the measurement.
     """
+    taken = _Measuring(call, inspect, clock)
+    if warm_up:
+        taken.find_batch()
     began = clock()
-    batch = 1 if cold else _warm_up(call, began + budget_s * WARM_UP_SHARE, clock)
-    taken = Measurement(batch=batch)
+    if warm_up:
+        taken.settle(began + budget_s * WARM_UP_SHARE)
     while not taken.stop_reason:
-        taken.result = None
-        taken.result, seconds = _batch(call, batch, clock)
-        taken.samples_s.append(seconds / batch)
+        taken.sample()
         taken.elapsed_s = clock() - began
-        taken.stop_reason = _stop_reason(taken, enough, most, budget_s - seconds)
-    return taken
+        if len(taken.samples_s) >= least:
+            last_start_s = budget_s - taken.samples_s[-1] * taken.batch
+            taken.stop_reason = _stop_reason(taken, max(enough, least), most, last_start_s)
+    taken.cores_used = taken.cpu_s / sampled_s if (sampled_s := sum(taken.samples_s) * taken.batch) else math.nan
+    return Measurement(**{f.name: getattr(taken, f.name) for f in fields(Measurement)})
 
 
-def _batch(call: Callable[[], Any], batch: int, clock: Clock) -> tuple[Any, float]:
-    result = None
-    began = clock()
-    for _ in repeat(None, batch):
-        result = None  # let go of the last result first: every call then finds the same memory free
-        result = call()
-    return result, clock() - began
+class _Measuring(Measurement):
+    """A measurement under way."""
 
+    def __init__(self, call: Callable[[], Any], inspect: Callable[[Any], None], clock: Clock) -> None:
+        super().__init__()
+        self._call, self._inspect, self._clock = call, inspect, clock
+        self.cpu_s = self._batch_s = 0.0
 
-def _warm_up(call: Callable[[], Any], until: float, clock: Clock) -> int:
-    """Return the batch size; call once, grow the batch until it is long enough, then wait until samples settle."""
-    batch, previous = 1, _batch(call, 1, clock)[1]
-    while clock() + batch * previous < until:
-        short = MIN_SAMPLE_S / max(previous, 1e-9)
-        batch = max(batch, min(math.ceil(short), 10 * batch))
-        now = _batch(call, batch, clock)[1] / batch
-        if batch * now >= MIN_SAMPLE_S and abs(now - previous) <= SETTLED * previous:
-            break
-        previous = now
-    return batch
+    def _time(self, batch: int) -> tuple[float, float]:
+        """Make a batch of calls; return its wall and CPU seconds, and have its last result looked at."""
+        result = None
+        cpu_began, began = time.process_time(), self._clock()
+        for _ in repeat(None, batch):
+            result = None  # let go of the last result first: every call then finds the same memory free
+            result = self._call()
+        seconds, cpu_s = self._clock() - began, time.process_time() - cpu_began
+        self.called_s += seconds
+        self._inspect(result)
+        return seconds, cpu_s
+
+    def sample(self) -> None:
+        """Take one."""
+        if self.batch > 1:
+            self._time(1)  # off the clock: so the calls that are looked at do not keep step with the batches
+        seconds, cpu_s = self._time(self.batch)
+        self.cpu_s += cpu_s
+        self.samples_s.append(seconds / self.batch)
+
+    def find_batch(self) -> None:
+        """Make the first calls, one by one if they are short, and find how many of them make a sample.
+
+        The very first does not tell: it may have to import, compile or set something up.
+        """
+        self._time(1)
+        self._batch_s = seconds = self._time(1)[0]
+        if seconds < MIN_SAMPLE_S:
+            seconds = min(seconds, *(self._time(1)[0] for _ in range(INSPECTED - 2)))
+            self.batch = math.ceil(MIN_SAMPLE_S / max(seconds, 1e-9))
+            self._batch_s = self.batch * seconds
+
+    def settle(self, until: float) -> None:
+        """Go on until two batches in a row agree."""
+        while self._clock() + self._batch_s < until:
+            previous, self._batch_s = self._batch_s, self._time(self.batch)[0]
+            if abs(self._batch_s - previous) <= SETTLED * previous:
+                break
 
 
 def _stop_reason(taken: Measurement, enough: int, most: int, last_start_s: float) -> str:

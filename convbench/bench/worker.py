@@ -1,6 +1,6 @@
 """What one (case, backend) pair needs: to be verified once, then to be sampled in each pass.
 
-Nothing here knows of other pairs, of files or of budgets, so a process of its own can do it as well.
+Nothing here knows of other pairs, of files or of budgets: :mod:`convbench.bench.service` does it for a run.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import blake2b
+from itertools import cycle
+from math import ceil, inf
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,18 +24,47 @@ from convbench.bench.environment import utc_now
 from convbench.bench.predict import PROBE_FLOPS, Known, expected_prepare_seconds
 from convbench.bench.record import TIME_SPENT, Record
 from convbench.bench.timing import garbage_collector_off, measure
+from convbench.bounds import ErrorBound
 from convbench.errors import BackendUnavailable, MissingDependency, UnsupportedSpec, one_line
-from convbench.refusals import memory, refuse
+from convbench.refusals import human_bytes, memory, refuse
 from convbench.registry import implementation_of
 
-__all__ = ["SLOW_CALL_S", "Evidence", "Limits", "Verified", "judge_again", "sample", "verify"]
+__all__ = [
+    "LEAST_SAMPLES", "SLOW_CALL_S", "Effort", "Evidence", "Limits", "Watch", "blank", "judge_again", "known_of", "now",
+    "patience_s", "sample", "unwatched", "verify",
+]  # fmt: skip
 
 T = TypeVar("T")
-#: A call expected to take longer is made once to verify, which also measures memory and is not timed; and its
-#: samples are not preceded by a warm-up.
+#: Told which stage begins, and how many seconds it may last: infinitely many for what is not the backend's.
+Watch = Callable[[str, float], None]
+#: Of a pair, all passes together; a pair that has no time for as many is not timed.
+LEAST_SAMPLES = 3
+#: Samples of a call that takes longer are not preceded by a warm-up.
 SLOW_CALL_S = 0.5
-#: A call that takes longer is not traced, which can make it ten times as long: its workspace is declared only.
-_UNTRACED_CALL_S = 1.0
+#: A call that takes longer is not traced, which can make it ten times as long: its memory is declared only.
+_UNTRACED_CALL_S = 0.3
+_TRACED_TIMES = 10
+#: A call that is shorter than this in the worst case needs no prediction.
+_SHORT_CALL_S = 0.25
+_CACHE_TIMES = 2  # that sets of operands that take turns exceed the cache, so that each call finds its own outside
+_AS_EXPECTED = 1.5  # times the expectation; a first call that took longer says little of the next
+_MOST_COUNT = 2**100
+#: Times the threads asked for that are put down to the clocks' rounding; samples shorter than the latter do not tell.
+_CORES_ROUNDING = 1.25
+_CORES_TELL_S = 0.05
+
+
+def unwatched(stage: str, patience_s: float) -> None:
+    """Let every stage take as long as it likes."""
+
+
+def patience_s(time_limit_s: float) -> float:
+    """Return how long one stage of a backend may last before it counts as hung; the pair's limit is on predictions.
+
+    >>> patience_s(10)
+    21
+    """
+    return 2 * time_limit_s + 1
 
 
 @dataclass(frozen=True)
@@ -46,13 +77,23 @@ class Limits:
         Of ``calls`` calls together; 0 means that no time is left for the pair.
     memory_bytes : int
     calls : int
-        2: one to verify the pair, and one by the clock. 1 for a pair that will not be timed; then its workspace is
-        not measured either, which takes a further call.
+        One to verify the pair, and those by the clock. 1 for a pair that will not be timed; then its memory is not
+        measured either, which takes a further call.
     """
 
     time_s: float
     memory_bytes: int
-    calls: int = 2
+    calls: int = 1 + LEAST_SAMPLES
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What one visit may take: seconds, and samples as :func:`convbench.bench.timing.measure` takes them."""
+
+    budget_s: float
+    least: int
+    enough: int
+    most: int
 
 
 class Evidence:
@@ -72,6 +113,13 @@ class Evidence:
         return all(bool(np.isfinite(a).all()) for a in self.data if a is not None)
 
     @cached_property
+    def subnormal_share(self) -> float:
+        """Share of the operands' elements that are subnormal: slow on some units, flushed to zero by others."""
+        floats = [np.abs(a) for a in self.data if a is not None and a.dtype.kind in "fc"]
+        found = sum(int(np.count_nonzero((a > 0) & (a < np.finfo(a.dtype).tiny))) for a in floats)
+        return float(found / max(1, sum(a.size for a in floats)))
+
+    @cached_property
     def truth(self) -> Any:
         """The right answer, as :meth:`Case.truth` returns it."""
         return self.case.truth(self.data)
@@ -80,41 +128,54 @@ class Evidence:
         """Free its memory, several times that of the data; it is worked out again if asked for."""
         self.__dict__.pop("truth", None)
 
+    def require_unchanged(self, given: Data) -> None:
+        """Raise if a backend has written to the copies of the operands that it was given."""
+        names = (*self.case.spec.operand_names, "bias")
+        for name, mine, theirs in zip(names, self.data, given, strict=False):
+            if mine is not None and not _same(mine, theirs):
+                raise _Settled("wrong", f"changed its operand {name}")
 
-@dataclass
-class Verified:
-    """What verification found.
 
-    Attributes
-    ----------
-    record : Record
-        Status "ok" without samples, or final.
-    call_s : float
-        Rough seconds of a call, for sharing out time: the first one, or what was expected of a slow one.
-    known : Known or None
-        The first call, for predicting larger cases; None if it was traced.
-    checksums : set of str
-        Of outputs that were judged right.
-    """
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two arrays are the same bit for bit."""
+    alike = type(a) is type(b) and a.shape == b.shape and a.dtype == b.dtype
+    return alike and bool(np.array_equal(_bits(a), _bits(b)))
 
-    record: Record
-    call_s: float = float("nan")
-    known: Known | None = None
-    checksums: set[str] = field(default_factory=set)
+
+def _bits(array: Any) -> Any:
+    """The array's bits as whole numbers, as wide as they come, so that NaN equals itself and −0 differs from 0."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return flat if flat.size % 8 else flat.view(np.uint64)
 
 
 class _Settled(Exception):  # no error: this is how an answer comes back early
     """The pair's fate is known: (status, reason)."""
 
 
+def known_of(record: Record) -> Known | None:
+    """Return a call of a verified pair for predicting larger cases; None if it has none."""
+    if record.status != "ok" or record.call_s is None:
+        return None
+    spec = Case.parse(record.spec).spec
+    prepared_bytes = record.prepared_declared_bytes or 0
+    return Known(spec, record.flops_executed or 0, record.call_s, prepared_bytes, record.prepare_s or 0.0)
+
+
 def verify(
-    evidence: Evidence, backend: Backend, run_id: str, *, threads: int, limits: Limits, known: Sequence[Known] = ()
-) -> Verified:
+    evidence: Evidence,
+    backend: Backend,
+    run_id: str,
+    *,
+    threads: int,
+    limits: Limits,
+    known: Sequence[Known] = (),
+    watch: Watch = unwatched,
+) -> Record:
     """Find out whether a pair may be timed.
 
     In this order: is it refused; would it need too much memory or time (nothing has been called yet); then plan,
-    prepare, first call, each by the clock; is the result right; how much workspace did a further, traced call take.
-    A slow pair (:data:`SLOW_CALL_S`) gets the traced call only, a very slow one no traced call.
+    prepare, first call, each by the clock; is the result right, and are the operands as they were; how much memory
+    does a further, traced call take, unless the pair is slow.
 
     Parameters
     ----------
@@ -126,21 +187,26 @@ def verify(
     limits : Limits
     known : sequence of Known
         Timed calls of this backend; see :func:`convbench.bench.predict.expected_seconds`.
+    watch : callable
+        See :data:`Watch`.
 
     Returns
     -------
-    Verified
-        Whatever the backend raises becomes a status.
+    Record
+        Of pass 0; without samples. Whatever the backend raises becomes a status.
     """
     case = evidence.case
-    verified = Verified(_blank(case, backend, run_id, threads))
-    with _outcome(verified.record):
+    record = blank(case, backend, run_id, threads)
+    with _outcome(record):
+        watch("asking it", patience_s(limits.time_s))
         _refuse(case, backend, limits)
-        _verify(verified, backend, evidence, threads, limits, known)
-    return verified
+        bound = backend.error_bound(case.spec)
+        _Verifying(record, backend, bound, evidence, threads, limits, watch).run(known)
+    return record
 
 
-def _blank(case: Case, backend: Backend, run_id: str, threads: int) -> Record:
+def blank(case: Case, backend: Backend, run_id: str, threads: int) -> Record:
+    """Return the record of a pair of which nothing is known yet."""
     return Record(
         run_id=run_id,
         case=str(case),
@@ -155,11 +221,12 @@ def _blank(case: Case, backend: Backend, run_id: str, threads: int) -> Record:
         weight=case.weight,
         group=case.group,
         seed=case.seed,
-        time=_now(),
+        time=now(),
     )
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as records have it."""
     return utc_now().isoformat(timespec="milliseconds")
 
 
@@ -176,10 +243,12 @@ def _outcome(record: Record) -> Iterator[None]:
         record.status, record.reason = "unsupported", one_line(error).removeprefix(f"{record.backend}: ")
     except MemoryError as error:
         record.status, record.reason = "out-of-memory", one_line(error) or "allocation failed"
-    except (Exception, SystemExit) as error:  # a backend may raise anything; it must cost one row, not the run
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a backend may raise anything; it must cost one row, not the run
         record.status, record.reason = "failed", f"{type(error).__name__}: {one_line(error)}"
     if record.status != "ok":
-        record.samples_s, record.batch, record.stop_reason, record.first_call_s = [], None, None, None
+        record.without_times()
 
 
 def _refuse(case: Case, backend: Backend, limits: Limits) -> None:
@@ -201,124 +270,285 @@ def _check_memory(needed_bytes: int, limits: Limits) -> None:
         raise _Settled("skipped", too_much)
 
 
-def _verify(
-    verified: Verified, backend: Backend, evidence: Evidence, threads: int, limits: Limits, known: Sequence[Known]
-) -> None:
-    record, spec = verified.record, evidence.case.spec
-    if not evidence.finite and backend.error_bound(spec).spreads_nonfinite:
-        raise _Settled("unsupported", refuse("data", "hold NaN or infinity, which this method spreads"))
-    data = evidence.data.copy()
-    plan, record.plan_s = _timed(partial(backend.plan, spec, threads=threads))
-    record.accumulate_dtype = str(plan.accumulate_dtype)
-    record.workspace_declared_bytes = int(plan.workspace_bytes)
-    prepared_bytes = int(plan.prepared_bytes)
-    _check_memory(record.workspace_declared_bytes + prepared_bytes + spec.bytes_min, limits)
-    _check_time(expected_prepare_seconds(prepared_bytes, known), "should take", 0.0, limits)
-    weights, record.prepare_s = _timed(partial(second_operand, plan, data.second))
-    setup_s = record.plan_s + record.prepare_s
-    record.flops_executed = int(getattr(weights, "flops", None) or plan.flops)
-    expected_s = 0.0
-    if limits.calls > 1 or spec.flops > PROBE_FLOPS:  # else the one call is no longer than those that predict it
-        expected_s = evidence.case.family.expected_seconds(
-            backend, spec, threads, flops=record.flops_executed, known=known
-        )
-    _check_time(setup_s, "should take", expected_s, limits)
-    traced = partial(evidence.case.family.measure_workspace, backend, spec, data, threads)
-    if SLOW_CALL_S <= expected_s < _UNTRACED_CALL_S and limits.calls > 1:
-        del plan, weights  # the traced call makes its own
-        record.workspace_measured_bytes, y = traced()
-        verified.call_s = expected_s
-        _judge(verified, backend, y, evidence)
-        return
-    y, first_call_s = _timed(partial(plan, data.first, weights, data.bias))
-    record.first_call_s = verified.call_s = first_call_s
-    _judge(verified, backend, y, evidence)
-    verified.known = Known(spec, record.flops_executed, first_call_s, prepared_bytes, record.prepare_s)
-    if limits.calls == 1:
-        return
-    _check_time(setup_s, "took", first_call_s, limits)
-    if first_call_s >= _UNTRACED_CALL_S:
-        return
-    del plan, weights
-    record.workspace_measured_bytes, _ = traced()
+@dataclass
+class _Verifying:
+    """Fills in a record."""
+
+    record: Record
+    backend: Backend
+    bound: ErrorBound
+    evidence: Evidence
+    threads: int
+    limits: Limits
+    watch: Watch
+
+    def run(self, known: Sequence[Known]) -> None:
+        """Plan, prepare, call and judge, as far as limits allow."""
+        record = self.record
+        self.watch("making its data", inf)
+        if not self.evidence.finite and self.bound.spreads_nonfinite:
+            raise _Settled("unsupported", refuse("data", "hold NaN or infinity, which this method spreads"))
+        data = self.evidence.data.copy()
+        plan = self._plan(known)
+        record.prepare_s, weights = self._staged("preparing", partial(second_operand, plan, data.second))
+        record.flops_executed = _count("flops", getattr(weights, "flops", None) or plan.flops)
+        expected_s = self._expect(known)
+        call = partial(plan, data.first, weights, data.bias)
+        record.first_call_s, y = self._staged("its first call", call)
+        record.call_s = record.first_call_s
+        self._judge(y, data)
+        del y
+        if self.limits.calls == 1:
+            return
+        if record.first_call_s > _AS_EXPECTED * expected_s:  # it may have had to compile or to import something
+            record.call_s, y = self._staged("its second call", call)
+            self._judge(y, data)
+            del y
+        del plan, weights, call
+        self._check_time("took", record.call_s, max(0.0, record.first_call_s - record.call_s))
+        if record.call_s < _UNTRACED_CALL_S:
+            self._traced(data, record.call_s)
+
+    def _plan(self, known: Sequence[Known]) -> Any:
+        record, spec = self.record, self.evidence.case.spec
+        record.plan_s, plan = self._staged("planning", partial(self.backend.plan, spec, threads=self.threads))
+        record.accumulate_dtype = str(plan.accumulate_dtype)
+        record.workspace_declared_bytes = _count("workspace_bytes", plan.workspace_bytes)
+        record.prepared_declared_bytes = _count("prepared_bytes", plan.prepared_bytes)
+        _check_memory(record.workspace_declared_bytes + record.prepared_declared_bytes + spec.bytes_min, self.limits)
+        self._check_time("should take", 0.0, expected_prepare_seconds(record.prepared_declared_bytes, known))
+        return plan
+
+    def _expect(self, known: Sequence[Known]) -> float:
+        """Return how long a call should take, 0 if that is not known; raise if that is too long.
+
+        Not asked where the one call is no longer than those that predict it, and where even at the slowest rate that
+        the backend has shown so far it would be short.
+        """
+        family, spec, flops = self.evidence.case.family, self.evidence.case.spec, self.record.flops_executed or 0
+        slowest_s = flops * max((k.seconds / k.flops for k in known if k.flops), default=inf)
+        one_call = self.limits.calls == 1 and spec.flops <= PROBE_FLOPS
+        if one_call or slowest_s < min(_SHORT_CALL_S, self.limits.time_s / self.limits.calls):
+            return 0.0
+        ask = partial(family.expected_seconds, self.backend, spec, self.threads, flops=flops, known=known)
+        _, expected_s = self._staged("calls on smaller specs", ask)
+        self._check_time("should take", expected_s)
+        return expected_s
+
+    def _traced(self, data: Data, call_s: float) -> None:
+        """Measure memory in a further call, traced and so slower."""
+        family, spec, record = self.evidence.case.family, self.evidence.case.spec, self.record
+        self.watch("a traced call", patience_s(self.limits.time_s) + _TRACED_TIMES * call_s)
+        memory_used = family.measure_memory(self.backend, spec, data, self.threads)
+        record.workspace_measured_bytes = memory_used.workspace_bytes
+        record.prepared_measured_bytes = memory_used.prepared_bytes
+        record.prepare_peak_bytes = memory_used.prepare_peak_bytes
+        record.rss_peak_bytes = memory_used.rss_peak_bytes
+
+    def _staged(self, stage: str, action: Callable[[], T]) -> tuple[float, T]:
+        self.watch(stage, patience_s(self.limits.time_s))
+        return _timed(action)
+
+    def _check_time(self, verb: str, call_s: float, further_s: float = 0.0) -> None:
+        """The least that a pair costs: a prepared call to verify it and, if it will be timed, those by the clock.
+
+        ``further_s``: what each of them costs beside planning and preparing, as far as these have been done.
+        """
+        calls, limit_s = self.limits.calls, self.limits.time_s
+        setup_s = (self.record.plan_s or 0.0) + (self.record.prepare_s or 0.0) + further_s
+        if calls * (setup_s + call_s) > limit_s:
+            what = f"one call {verb} {call_s:.3g} s"
+            if setup_s > call_s:
+                what = f"preparing for a call {verb} {setup_s:.3g} s"
+            needed = f", and {calls} are needed" * (calls > 1)
+            raise _Settled("skipped", refuse("work", f"{what}{needed}; the limit is {limit_s:g} s"))
+
+    def _judge(self, y: Any, data: Data) -> None:
+        self.watch("judging its result", inf)
+        self.evidence.require_unchanged(data)
+        if self.record.checksum is None or _checksum(y) != self.record.checksum:
+            _judge(self.record, self.bound, y, self.evidence)
 
 
-def _check_time(setup_s: float, verb: str, call_s: float, limits: Limits) -> None:
-    """The least that a pair costs: a prepared call to verify it and, if it will be timed, one by the clock."""
-    if limits.calls * (setup_s + call_s) > limits.time_s:
-        needed = ", and two are needed" * (limits.calls > 1)
-        what = f"one call {verb} {call_s:.3g} s"
-        if setup_s > call_s:
-            what = f"preparing for a call {verb} {setup_s:.3g} s"
-        text = f"{what}{needed}; the limit is {limits.time_s:g} s"
-        raise _Settled("skipped", refuse("work", text))
-
-
-def _timed(action: Callable[[], T]) -> tuple[T, float]:
+def _timed(action: Callable[[], T]) -> tuple[float, T]:
     began = time.perf_counter()
     result = action()
-    return result, time.perf_counter() - began
+    return time.perf_counter() - began, result
 
 
-def _judge(verified: Verified, backend: Backend, y: Any, evidence: Evidence) -> None:
+def _count(name: str, value: Any) -> int:
+    """Take a number of operations or bytes from a plan; what is none would make the run's own file unreadable."""
+    count = int(value)
+    if not 0 <= count < _MOST_COUNT:
+        raise ValueError(f"its plan's {name} is {count}: no such number")
+    return count
+
+
+def _judge(record: Record, bound: ErrorBound, y: Any, evidence: Evidence) -> None:
     """Record the error, of several outputs the largest; raise if it is beyond the backend's own bound."""
-    record = verified.record
-    verdict = evidence.truth.judge(y, backend.error_bound(evidence.case.spec))
+    if not isinstance(y, np.ndarray):
+        raise _Settled("wrong", f"returned a {type(y).__name__}, not an array: nobody knows when it is worked out")
+    verdict = evidence.truth.judge(y, bound)
     record.error_max_eps = max(verdict.error_max_eps, record.error_max_eps or 0.0)
     record.error_norm = max(verdict.error_norm, record.error_norm or 0.0)
     record.error_bound_eps = verdict.bound_max_eps
     if not verdict.ok:
         raise _Settled("wrong", verdict.message)
     record.checksum = _checksum(y)
-    verified.checksums.add(record.checksum)
 
 
 def _checksum(y: Any) -> str:
     return blake2b(np.asarray(y).tobytes(), digest_size=8).hexdigest()
 
 
-def judge_again(verified: Verified, backend: Backend, y: Any, evidence: Evidence) -> None:
-    """Judge the output of a timed call; ``verified.record`` becomes "wrong" if it is.
+def judge_again(record: Record, backend: Backend, y: Any, evidence: Evidence) -> None:
+    """Judge the output of a timed call; ``record`` becomes "wrong" if it is.
 
-    The truth is worked out again only if the output differs from all those that were found right.
+    The truth is worked out again only if the output differs from the one that was found right.
     """
-    with _outcome(verified.record):
-        verified.record.checksum = _checksum(y)
-        if verified.record.checksum not in verified.checksums:
-            _judge(verified, backend, y, evidence)
+    with _outcome(record):
+        if _checksum(y) != record.checksum:
+            _judge(record, backend.error_bound(evidence.case.spec), y, evidence)
             evidence.let_go_of_truth()
 
 
+class _Witness:
+    """Looks at the results of timed calls: bit for bit the one that was found right before, or judged anew."""
+
+    def __init__(self, record: Record, bound: ErrorBound, evidence: Evidence, watch: Watch, stage_s: float) -> None:
+        self._record, self._bound, self._evidence = record, bound, evidence
+        self._watch, self._stage_s = watch, stage_s
+        self._right: Any = None
+
+    def begin(self) -> None:
+        """Have the calls watched."""
+        self._watch("its timed calls", self._stage_s)
+
+    def __call__(self, y: Any) -> None:
+        """Raise if it is wrong."""
+        if self._right is not None and _same(y, self._right):
+            return
+        self._watch("judging its result", inf)
+        if self._right is not None or type(y) is not np.ndarray or _checksum(y) != self._record.checksum:
+            _judge(self._record, self._bound, y, self._evidence)
+        if self._right is None:
+            self._right = y.copy()
+        self.begin()
+
+
 def sample(
-    verified: Verified, evidence: Evidence, backend: Backend, *, number: int, budget_s: float, enough: int, most: int
+    verified: Record,
+    evidence: Evidence,
+    backend: Backend,
+    *,
+    number: int,
+    effort: Effort,
+    limits: Limits,
+    mode: str = "hot",
+    cache_bytes: int = 0,
+    watch: Watch = unwatched,
 ) -> Record:
-    """Plan anew, take samples on fresh copies of the operands, and judge the last timed output.
+    """Plan and prepare anew, and take samples on fresh copies of the operands.
+
+    Of the timed calls, the first ones and the last one of each sample are looked at: a result that differs from the
+    one that was found right is judged. In the end the operands must be as they were.
 
     Parameters
     ----------
-    verified : Verified
-        Of the same pair, with status "ok"; stages keep the times measured then.
+    verified : Record
+        Of the same pair, with status "ok".
     evidence : Evidence
         Of the same case.
     backend : Backend
     number : int
         Of the pass.
-    budget_s, enough, most
-        As :func:`convbench.bench.timing.measure` takes them.
+    effort : Effort
+    limits : Limits
+    mode : str
+        "hot": the same operands in every call. "cold": so many sets of them in turn that together they exceed
+        ``cache_bytes`` twice.
+    watch : callable
+        See :data:`Watch`.
 
     Returns
     -------
     Record
         With samples, or with a status other than "ok" and none.
     """
-    record = replace(verified.record, pass_=number, time=_now())
+    record = replace(verified, pass_=number, time=now(), mode=mode, caveats=[])
     with _outcome(record):
-        data = evidence.data.copy()
-        plan = backend.plan(evidence.case.spec, threads=record.threads)
-        weights = second_operand(plan, data.second)
+        watch("making its data", inf)
+        spec, sets = evidence.case.spec, [evidence.data.copy()]
+        record.subnormal_share = evidence.subnormal_share
+        watch("planning and preparing", patience_s(limits.time_s))
+        bound = backend.error_bound(spec)
+        record.plan_s, plan = _timed(partial(backend.plan, spec, threads=record.threads))
+        record.prepare_s, weights = _timed(partial(second_operand, plan, sets[0].second))
+        calls: list[Callable[[], Any]] = [partial(plan, sets[0].first, weights, sets[0].bias)]
+        if mode == "cold":
+            _add_cold(record, calls, sets, plan, evidence, limits, cache_bytes, watch)
+        record.alignment_bytes = _alignment_bytes(sets)
+        turns = cycle(calls)
+        witness = _Witness(record, bound, evidence, watch, effort.budget_s + patience_s(limits.time_s))
+        witness.begin()
         with garbage_collector_off():
-            call = partial(plan, data.first, weights, data.bias)
-            taken = measure(call, budget_s, enough=enough, most=most, cold=verified.call_s >= SLOW_CALL_S)
+            taken = measure(
+                calls[0] if len(calls) == 1 else lambda: next(turns)(),
+                effort.budget_s,
+                least=effort.least,
+                enough=effort.enough,
+                most=effort.most,
+                warm_up=(verified.call_s or 0.0) < SLOW_CALL_S,
+                inspect=witness,
+            )
+        watch("looking at its operands", inf)
         record.samples_s, record.batch, record.stop_reason = taken.samples_s, taken.batch, taken.stop_reason
-        judge_again(replace(verified, record=record), backend, taken.result, evidence)
+        record.measured_s, record.cores_used = taken.called_s, taken.cores_used
+        record.caveats += _caveats(record)
+        for given in sets:
+            evidence.require_unchanged(given)
     return record
+
+
+def _add_cold(
+    record: Record,
+    calls: list[Callable[[], Any]],
+    sets: list[Data],
+    plan: Any,
+    evidence: Evidence,
+    limits: Limits,
+    cache_bytes: int,
+    watch: Watch,
+) -> None:
+    """Add sets of operands until all together exceed the cache, as far as memory and the pair's time allow."""
+    each = sum(a.nbytes for a in sets[0] if a is not None) + (record.prepared_declared_bytes or 0)
+    room = (limits.memory_bytes - (record.workspace_declared_bytes or 0)) // max(1, each)
+    wanted = ceil(_CACHE_TIMES * cache_bytes / max(1, each)) + 1
+    until = time.perf_counter() + limits.time_s / LEAST_SAMPLES
+    for _ in range(min(wanted, room) - 1):
+        if time.perf_counter() > until:
+            break
+        watch("preparing", patience_s(limits.time_s))
+        data = evidence.data.copy()
+        sets.append(data)
+        calls.append(partial(plan, data.first, second_operand(plan, data.second), data.bias))
+    if len(sets) < wanted:
+        text = f"not cold: {len(sets)} sets of operands make {human_bytes(len(sets) * each)}, the cache is"
+        record.caveats.append(f"{text} {human_bytes(cache_bytes)}")
+
+
+def _alignment_bytes(sets: Sequence[Data]) -> int:
+    """The largest power of two that divides all addresses, up to a page."""
+    merged = 4096
+    for array in (a for data in sets for a in data if a is not None):
+        merged |= int(array.__array_interface__["data"][0])
+    return merged & -merged
+
+
+def _caveats(record: Record) -> list[str]:
+    """What the samples show of how they were taken."""
+    found = []
+    sampled_s = sum(record.samples_s) * (record.batch or 1)
+    if (record.cores_used or 0.0) > record.threads * _CORES_ROUNDING and sampled_s >= _CORES_TELL_S:
+        found.append(f"threads: used {record.cores_used:.2g} cores where {record.threads} were asked for")
+    return found

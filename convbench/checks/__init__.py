@@ -6,11 +6,7 @@ all, and the test suite parametrises over the same ones. The rules stand in :dat
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from traceback import extract_tb
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,85 +15,19 @@ from convbench.backend import Backend
 from convbench.checks.contract import CONTRACT
 from convbench.checks.numerics import NUMERICS
 from convbench.checks.properties import PROPERTIES
+from convbench.checks.running import REFUSAL, Check, CheckResult, checks_of, rule_name
 from convbench.checks.specs import EDGE_LINES, LARGE_LINES, random_spec
-from convbench.checks.subject import CheckFunction, Failure, Refusal, Subject
-from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec, UnsupportedWeights, one_line
-from convbench.refusals import TOPICS
+from convbench.checks.subject import Subject
+from convbench.errors import SpecError
 from convbench.registry import get_backend, protocol_problem
 from convbench.spec import ConvSpec
 
-__all__ = ["REFUSAL", "RULES", "Check", "CheckResult", "battery", "check_backend", "specs_to_try"]
+__all__ = ["REFUSAL", "RULES", "Check", "CheckResult", "battery", "check_backend", "rule_name", "specs_to_try"]
 
 #: Every rule that a willing backend is held to, and the specs it applies to.
 RULES = (*CONTRACT, *NUMERICS, *PROPERTIES)
 
-#: The rule for a spec that a backend does not take: one check, whose message is the reason.
-REFUSAL = "refusal-agrees-with-plan"
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What came of one check.
-
-    Attributes
-    ----------
-    check : str
-        The rule's name, such as ``small-integers-are-exact``.
-    spec : ConvSpec or None
-        None where the check is about the backend as a whole.
-    status : {"passed", "failed", "refused"}
-        Refused: the backend says no, in due form, to the spec, to a spec derived from it or to the weights.
-    message : str
-        If failed: backend, spec line, rule, what was expected and the size of the error. If refused: the reason.
-        If passed: a remark or nothing.
-    """
-
-    check: str
-    spec: ConvSpec | None
-    status: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """One rule on one spec of one backend, ready to run."""
-
-    name: str
-    backend: str
-    spec: ConvSpec | None
-    _function: Callable[[], str | None]
-
-    @property
-    def id(self) -> str:
-        """Backend, rule and spec line: the same in every run with the same seed."""
-        return " ".join(filter(None, (self.backend, self.name, str(self.spec or ""))))
-
-    def run(self) -> CheckResult:
-        """Return the result; whatever the backend raises becomes part of it."""
-        status, message = "passed", ""
-        try:
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)
-                message = self._function() or ""
-        except Refusal as refusal:
-            status, message = "refused", str(refusal)
-        except UnsupportedWeights as error:
-            status, message = self._judge_refusal_of_weights(error)
-        except Failure as failure:
-            status, message = "failed", str(failure)
-        except (Exception, SystemExit) as error:  # a strange backend may raise anything; the battery goes on
-            where = extract_tb(error.__traceback__)[-1]
-            place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
-            status, message = "failed", f"raised {type(error).__name__}: {one_line(error)} ({place})"
-        if status == "failed":
-            message = ": ".join(filter(None, (self.backend, str(self.spec or ""), self.name, message)))
-        return CheckResult(self.name, self.spec, status, message)
-
-    def _judge_refusal_of_weights(self, error: UnsupportedWeights) -> tuple[str, str]:
-        reason = str(error).removeprefix(f"{self.backend}: ")
-        if reason.startswith("weights: "):
-            return "refused", reason
-        return "failed", f'UnsupportedWeights must give a reason "weights: …", got {reason!r}'
+_EXAMPLE = ConvSpec(input_size=8, kernel_size=3)
 
 
 def check_backend(backend: Backend | str, *, specs: int | Sequence[ConvSpec] = 60, seed: int = 0) -> list[CheckResult]:
@@ -151,30 +81,8 @@ def battery(backend: Backend | str, *, specs: int | Sequence[ConvSpec] = 60, see
     for name, value, least, otherwise in options[given:]:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise SpecError(name, value, f"must be an integer ≥ {least}{otherwise}")
-    return _battery(chosen, specs_to_try(specs, seed) if isinstance(specs, int) else specs, seed)
-
-
-def _battery(backend: Backend, to_try: Sequence[ConvSpec], seed: int) -> Iterator[Check]:
-    if not _says_none(backend.unavailable):
-        yield Check("availability-agrees-with-plan", backend.name, None, partial(_unavailable_agrees, backend))
-        return
-    taken = 0
-    for spec in to_try:
-        if not _says_none(partial(backend.why_not, spec)):
-            yield Check(REFUSAL, backend.name, spec, partial(_refusal_agrees, backend, spec))
-            continue
-        taken += 1
-        subject = Subject(backend, spec, seed)
-        for rule, applies in RULES:
-            if applies(spec):
-                yield Check(rule_name(rule), backend.name, spec, partial(rule, subject))
-    if not taken:
-        yield Check("takes-some-spec", backend.name, None, partial(_takes_nothing, len(to_try)))
-
-
-def rule_name(rule: CheckFunction) -> str:
-    """Return the name of a rule: its function's, with hyphens."""
-    return rule.__name__.replace("_", "-")
+    to_try = specs_to_try(specs, seed) if isinstance(specs, int) else specs
+    return checks_of(chosen, to_try, RULES, lambda spec: Subject(chosen, spec, seed), _EXAMPLE)
 
 
 def specs_to_try(count: int, seed: int) -> list[ConvSpec]:
@@ -188,42 +96,3 @@ def specs_to_try(count: int, seed: int) -> list[ConvSpec]:
         spec = random_spec(rng, common=len(specs) % 2 == 0)
         specs.setdefault(str(spec), spec)
     return list(specs.values())
-
-
-def _says_none(question: Callable[[], str | None]) -> bool:
-    """Is the answer None? An exception is no: the check that follows asks again and reports it."""
-    try:
-        return question() is None
-    except (Exception, SystemExit):
-        return False
-
-
-def _unavailable_agrees(backend: Backend) -> None:
-    reason, spec = backend.unavailable(), ConvSpec(input_size=8, kernel_size=3)
-    if reason is None:
-        raise Failure("unavailable() said no, then None")
-    if backend.why_not(spec) is None:
-        raise Failure(f"unavailable() says {reason!r}, yet why_not({spec}) is None")
-    try:
-        backend.plan(spec)
-    except BackendUnavailable:
-        raise Refusal(reason) from None
-    raise Failure(f"unavailable() says {reason!r}, yet plan does not raise BackendUnavailable")
-
-
-def _refusal_agrees(backend: Backend, spec: ConvSpec) -> None:
-    reason = backend.why_not(spec) or ""
-    topic, colon, sentence = reason.partition(": ")
-    if topic not in TOPICS or not colon or not sentence:
-        raise Failure(f"the reason must be one of {', '.join(TOPICS)}, a colon and a sentence, got {reason!r}")
-    try:
-        backend.plan(spec)
-    except (UnsupportedSpec, BackendUnavailable) as error:
-        if reason in str(error):
-            raise Refusal(reason) from None
-        raise Failure(f"why_not gives {reason!r}, plan another reason: {error}") from None
-    raise Failure(f"why_not gives {reason!r}, yet plan does not raise UnsupportedSpec")
-
-
-def _takes_nothing(tried: int) -> None:
-    raise Refusal(f"none of the {tried} specs tried is taken: nothing is proved")

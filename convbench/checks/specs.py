@@ -140,6 +140,9 @@ LARGE_LINES = (
     "op=weight_grad n2 o32 i43x47 k3 p1:2 t4x3 boundary=reflect f32",
     "op=weight_grad n2 o8 i91x93 k3 tunshared f32",
     "op=input_grad c3 o7 i123x139 k2x3 s2x1 p1:2 t3x4 boundary=circular f32",
+    # many small kernels: what each takes beyond its taps shows
+    "c24 o28 i19x18 k3x2 p1 f32",
+    "op=input_grad c28 o24 i240 k9 p4 f64",
 )
 
 

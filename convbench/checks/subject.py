@@ -20,6 +20,7 @@ from convbench.backend import Backend, Plan, second_operand
 from convbench.bounds import ErrorBound
 from convbench.checks.specs import STRUCTURES, Numbers, Structure, gaussian
 from convbench.errors import UnsupportedWeights
+from convbench.memory import Memory, measure_memory
 from convbench.oracle import Truth
 from convbench.refusals import human_bytes, memory
 from convbench.spec import ConvSpec
@@ -75,6 +76,7 @@ class Subject:
         self.backend, self.spec, self.seed = backend, spec, seed
         self._plans: dict[int, Plan] = {}
         self._cases: dict[int, Case] = {}
+        self._memory: dict[int, Memory] = {}
         self._relatives: dict[str, Subject] = {}
 
     def on(self, spec: ConvSpec) -> Subject:
@@ -218,6 +220,13 @@ class Subject:
         case = self.case(index)
         first, _, bias = case.operands.copies()
         return self.call(first, case.second, bias)
+
+    def memory(self, threads: int = 1, *, again: bool = False) -> Memory:
+        """Return what planning, preparing and running the first case takes, measured once for all checks."""
+        if again or threads not in self._memory:
+            operands = self.case().operands.copies()
+            self._memory[threads] = measure_memory(self.backend, self.spec, *operands, threads=threads)
+        return self._memory[threads]
 
     def run_integers(self, first: NDArray[Any], second: NDArray[Any], bias: NDArray[Any] | None) -> NDArray[Any]:
         """Run on small integers; round where the algorithm is exact only after rounding."""

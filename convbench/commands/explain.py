@@ -8,10 +8,9 @@ import click
 
 import convbench
 from convbench.bench.cases import Case
-from convbench.commands.parameters import (
-    Count,
-)
+from convbench.commands.parameters import Count
 from convbench.commands.results import show_matrix
+from convbench.errors import SpecError
 from convbench.refusals import human_bytes
 from convbench.report.screen import Screen
 from convbench.report.text import Column, Grid, Row, human_number, human_seconds
@@ -24,15 +23,32 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
-@click.command()
+_EXAMPLES = """\b
+Examples:
+  convbench explain "n1 c64 o64 i56x56 k3 p1 f32"       a layer of a network
+  convbench explain "i280x320 k1x2 f32"                 one channel
+  convbench explain "c32 o32 i112x112 k3 s2 psame g32"  depthwise, stride 2
+
+\b
+Tokens, in any order (an 'x' between the sizes of axes that differ):
+  n c o   batch, input channels, output channels; 1 if absent
+  i k     input size, kernel size
+  s d g   stride, dilation, groups; 1 if absent
+  p       padding: p1, p1x2, p0:1 (before:after), psame, pfull; 0 if absent
+  f32     the dtype; also f16, f64, complex64, int8, uint8, int64, …
+  bias=channel  op=weight_grad  boundary=circular  layout=channels_last …"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("line", metavar="SPEC LINE", nargs=-1, required=True)
 @click.option("--threads", type=Count(), metavar="N", help="Default: every core.")
 def explain(line: tuple[str, ...], threads: int | None) -> None:
-    """Show a spec's figures, and who can do it.
-
-    For example: convbench explain "n1 c64 o64 i56x56 k3 p1 f32"
-    """
-    spec = Case.parse(" ".join(line)).spec
+    """Show a spec's figures, and who can do it."""
+    text = " ".join(line)
+    cases = Case.sweep(text)
+    if len(cases) > 1:
+        raise SpecError("line", text, f"stands for {len(cases)} cases; explain takes one, such as '{cases[0]}'")
+    spec = cases[0].spec
     spec = ConvSpec.parse(str(spec))  # says of a line of pooling what there is for it instead
     backends = convbench.explain(spec, threads=threads)  # first: it may have something to complain of
     screen = Screen()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from convbench.bench.cases import list_suites, load_suite
 from convbench.bench.families import Convolution, Family
-from convbench.commands.parameters import (
-    pooling_family,
-)
+from convbench.commands.parameters import pooling_family
 from convbench.errors import SpecError
 from convbench.features import NOTES
 from convbench.registry import implementation_of, what_is_missing
@@ -18,13 +14,16 @@ from convbench.report.features import feature_grids
 from convbench.report.screen import Screen
 from convbench.report.text import Column, Grid, Row
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["list_command"]
 
 
-@click.command("list")
+_EXAMPLES = """\b
+Examples:
+  convbench list suites
+  convbench list backends --features"""
+
+
+@click.command("list", epilog=_EXAMPLES)
 @click.argument("what", type=click.Choice(["suites", "backends"]))
 @click.option("--pooling", is_flag=True, help="Backends of pooling.")
 @click.option("--features", is_flag=True, help="What each backend can do, by its own word: the support matrix.")

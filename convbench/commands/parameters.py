@@ -16,14 +16,12 @@ from convbench.bench.families import Convolution, Family
 from convbench.errors import SpecError, UnknownBackend
 from convbench.registry import backend_names
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
     "BACKEND",
     "BASELINE_HELP",
     "EXIT_CODES",
     "FOLDER",
+    "JSON_HELP",
     "SUITE",
     "Count",
     "Names",
@@ -33,11 +31,14 @@ __all__ = [
     "pooling_family",
 ]
 
+JSON_HELP = "Print results as one JSON object: environment, summary, noise, files; all else goes to standard error."
+
 EXIT_CODES = """\b
 Exit codes:
   0    done
   1    a result is wrong, failed, timed out, outgrew its memory or crashed
-       (run), or a check failed (check)
+       (run), a check failed (check), or a pair got slower or went missing
+       (compare)
   2    bad input, or a library is missing
   130  interrupted; what was measured is kept
   141  the reader of the output went away"""

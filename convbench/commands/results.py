@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from convbench.bench.environment import thread_note
 from convbench.errors import MissingDependency, SpecError
@@ -18,33 +22,108 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-__all__ = ["conclude", "show_matrix"]
+__all__ = ["conclude", "exit_code", "removed_if_empty", "require_tables", "show_matrix"]
 
 _PROBLEMS_SHOWN = 10
 _ROWS_SHOWN = 200  # of the full comparison, on a terminal
 
 
-def conclude(screen: Screen, folder: Path, baseline: str | None, specs: Sequence[ConvSpec] = ()) -> None:
-    """Print the tables of a run, write its report, and say what was written."""
-    from convbench.bench.record import load_results
+def conclude(
+    screen: Screen,
+    folder: Path,
+    baseline: str | None,
+    specs: Sequence[ConvSpec] = (),
+    *,
+    brief: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Print the tables of a run, write its report, and say what was written.
+
+    ``brief`` leaves the full comparison to the files; ``as_json`` prints one object on standard output besides.
+    """
+    from convbench.bench.record import few, load_results
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # lines that cannot be read: noted here, once
         with suppress(MissingDependency):  # the report says so
             records = load_results(folder)
-            for problem in records.attrs["problems"]:
+            for problem in few(records.attrs["problems"]):
                 screen.note(problem)
             if not records.empty:
-                _show_results(screen, records, baseline, specs)
+                _show_results(screen, records, baseline, specs, brief)
         try:
             write_report(folder, baseline=baseline, matrices=specs, note=screen.note)
         except OSError as error:
             raise SpecError("RUN", str(folder), f"cannot be written to ({error.strerror})") from None
+    _show_overhead(screen, folder)
     screen.title("Files")
     screen.say(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    if as_json:
+        click.echo(json.dumps(_as_object(records, baseline, folder), ensure_ascii=False, allow_nan=False))
 
 
-def _show_results(screen: Screen, records: pd.DataFrame, baseline: str | None, specs: Sequence[ConvSpec]) -> None:
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Leave no empty folder behind where the work never began; somebody else may have taken it away."""
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def exit_code(folder: Path) -> int:
+    """Return 1 if a pair of the run came to grief, else 0."""
+    from convbench.bench.record import STATUSES, read
+
+    return int(any(STATUSES.get(record.status, True) for record in read(folder)))
+
+
+def require_tables() -> None:
+    """Raise MissingDependency if there can be no tables, before any work."""
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        raise MissingDependency("--json needs pandas: pip install pandas") from None
+
+
+def _as_object(records: pd.DataFrame, baseline: str | None, folder: Path) -> dict[str, Any]:
+    """Return what a script may want to know of a run, as JSON has it."""
+    from convbench.bench.record import overhead, plain, read
+    from convbench.bench.statistics import noise, summarise
+    from convbench.report import accuracy, tables
+
+    if records.empty or accuracy.is_untimed(records):
+        summary, about_noise = summarise(records), None
+    else:
+        summary = tables.figures(records, baseline or tables.usual_baseline(records))
+        about_noise = asdict(noise(records))
+    content = {
+        "environment": records.attrs["environment"],
+        "summary": summary.to_dict("records"),
+        "noise": about_noise,
+        "overhead": overhead(read(folder)),
+        "problems": records.attrs["problems"],
+        "files": str(folder),
+    }
+    return {key: plain(value) for key, value in content.items()}
+
+
+def _show_overhead(screen: Screen, folder: Path) -> None:
+    from convbench.bench.record import overhead, read
+
+    records = read(folder)
+    share = overhead(records)
+    if share is not None and any(record.samples_s for record in records):
+        elapsed_s = max(record.elapsed_s or 0.0 for record in records)
+        where = "in verifying, starting processes, planning, preparing and judging"
+        screen.say(f"overhead: {share:.0%} of {elapsed_s:.0f} s were spent outside warm-up and samples, {where}", "dim")
+
+
+def _show_results(
+    screen: Screen, records: pd.DataFrame, baseline: str | None, specs: Sequence[ConvSpec], brief: bool
+) -> None:
     from convbench.report import accuracy, tables
 
     if accuracy.is_untimed(records):
@@ -53,14 +132,8 @@ def _show_results(screen: Screen, records: pd.DataFrame, baseline: str | None, s
     baseline = baseline or tables.usual_baseline(records)
     table = tables.figures(records, baseline)
     layout = tables.layout_of_table(table)
-    screen.title("Results")
-    comparison = tables.comparison(table)
-    if screen.live and len(comparison.rows) > _ROWS_SHOWN:
-        screen.say(f"{len(comparison.rows)} rows, too many for a terminal: see table.md; what they come to:", "dim")
-    else:
-        for name, text in tables.legend(table, baseline).items():
-            screen.say(f"{name}: {text}", "dim")
-        screen.grid(comparison)
+    if not brief:
+        _show_comparison(screen, table, baseline)
     for spec in specs:
         show_matrix(screen, spec)
     summary = tables.overview(table)
@@ -75,9 +148,25 @@ def _show_results(screen: Screen, records: pd.DataFrame, baseline: str | None, s
             screen.title(section.title)
             screen.grid(section.grid)
             screen.say(section.legend, "dim")
-    if note := thread_note(records.attrs.get("environment", {})):
+    environment = records.attrs.get("environment", {})
+    if note := thread_note(environment):
         screen.say(note, "yellow")
+    if environment.get("options", {}).get("isolate") is False:
+        screen.say("all in one process: passes share its luck, and memory was not held to its limit", "yellow")
     _show_notes(screen, summary.notes, tables.problems(table))
+
+
+def _show_comparison(screen: Screen, table: pd.DataFrame, baseline: str) -> None:
+    from convbench.report import tables
+
+    screen.title("Results")
+    comparison = tables.comparison(table)
+    if screen.live and len(comparison.rows) > _ROWS_SHOWN:
+        screen.say(f"{len(comparison.rows)} rows, too many for a terminal: see table.md; what they come to:", "dim")
+        return
+    for name, text in tables.legend(table, baseline).items():
+        screen.say(f"{name}: {text}", "dim")
+    screen.grid(comparison)
 
 
 def _show_accuracy(screen: Screen, records: pd.DataFrame) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convbench.backend import MOST_BYTES, import_problem, overlap, version_of
+from convbench.backend import DeclaredBackend, overlap
 from convbench.bounds import ErrorBound
-from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec
+from convbench.errors import SpecError
 from convbench.pooling import bounds
 from convbench.pooling.spec import KINDS, POOL_DTYPES, PoolSpec
-from convbench.refusals import memory, refuse
-from convbench.threads import resolve
+from convbench.refusals import refuse
 
 __all__ = ["Algorithm", "PoolBackend", "PoolFunction", "PoolLimits", "PoolPlan", "PoolRegistrant"]
 
@@ -178,77 +176,26 @@ class PoolLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolRegistrant:
+class PoolRegistrant(DeclaredBackend[PoolSpec, PoolPlan]):
     """A backend that says once what it is, what it needs and what it takes; a :class:`PoolBackend`.
 
     Attributes
     ----------
-    name, summary, kind, device : str
+    name, summary, kind, device, limits, bound, requires
+        As :class:`convbench.backend.DeclaredBackend` has them.
     algorithm : callable
         ``algorithm(spec, threads) -> Algorithm``.
-    limits : PoolLimits
-    bound : callable
-        ``bound(spec) -> ErrorBound``.
-    requires : mapping of str to str
-        Module → distribution that pip installs it from.
     threaded : bool
         Whether ``algorithm`` makes use of more than one thread.
     """
 
-    name: str
-    summary: str
     algorithm: Callable[[PoolSpec, int], Algorithm]
-    kind: str = "own"
-    device: str = "cpu"
     limits: PoolLimits = PoolLimits()
     bound: Callable[[PoolSpec], ErrorBound] = bounds.direct
-    requires: Mapping[str, str] = field(default_factory=dict)
     threaded: bool = True
 
-    @property
-    def implementation(self) -> str:
-        """The method, and the version of each library behind it."""
-        libraries = [f"{name} {version_of(name)}" for name in ("numpy", *self.requires.values())]
-        return f"{self.summary} ({', '.join(libraries)})"
-
-    def unavailable(self) -> str | None:
-        """Return what is missing and how to install it, or None."""
-        for module, distribution in self.requires.items():
-            problem = import_problem(module)
-            if problem is not None:
-                return refuse("not installed", f"needs {distribution}: pip install {distribution}{problem}")
-        return None
-
-    def why_not(self, spec: PoolSpec) -> str | None:
-        """Return the reason why this spec is not done here, or None for "I can"."""
-        return (
-            self.unavailable()
-            or self.limits.why_not(spec)
-            or memory(prod(spec.result_shape) * spec.itemsize, MOST_BYTES)
-        )
-
-    def error_bound(self, spec: PoolSpec) -> ErrorBound:
-        """Return the a-priori bound of this algorithm's error for ``spec``."""
-        return self.bound(spec)
-
-    def plan(self, spec: PoolSpec, *, threads: int | None = None) -> PoolPlan:
-        """Make ``spec`` ready to run.
-
-        Raises
-        ------
-        BackendUnavailable
-            If a library is missing.
-        UnsupportedSpec
-            With the reason that ``why_not`` gives.
-        """
-        count = resolve(threads)
-        missing = self.unavailable()
-        if missing:
-            raise BackendUnavailable(f"{self.name}: {missing}")
-        reason = self.why_not(spec)
-        if reason:
-            raise UnsupportedSpec(f"{self.name}: {reason}")
-        count = count if self.threaded else 1
+    def _plan(self, spec: PoolSpec, threads: int) -> PoolPlan:
+        count = threads if self.threaded else 1
         return PoolPlan(spec, self.name, count, self.algorithm(spec, count))
 
 

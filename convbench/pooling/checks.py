@@ -5,13 +5,10 @@ The sibling of :mod:`convbench.checks`, whose results, failures and refusals it 
 
 from __future__ import annotations
 
-import tracemalloc
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
-from traceback import extract_tb
+from functools import cached_property
+from math import prod
 from typing import Any
 from zlib import crc32
 
@@ -20,22 +17,21 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from convbench.bounds import ErrorBound
+from convbench.checks.running import Check, CheckResult, checks_of
 from convbench.checks.subject import Failure, Refusal, require_equal
-from convbench.errors import BackendUnavailable, SpecError, UnsupportedSpec, one_line
-from convbench.memory import slack_bytes, tracing
+from convbench.errors import SpecError, UnsupportedSpec
+from convbench.memory import Memory, measure_stages, slack_bytes
 from convbench.pooling import oracle
 from convbench.pooling.backend import PoolBackend, PoolPlan
 from convbench.pooling.oracle import PoolTruth
 from convbench.pooling.registry import get_pool_backend
 from convbench.pooling.spec import FLOATS, KINDS, POOL_DTYPES, POOL_OPS, PoolSpec
-from convbench.refusals import TOPICS, human_bytes
+from convbench.refusals import human_bytes
 
 __all__ = [
     "EDGE_LINES",
     "LARGE_LINES",
     "RULES",
-    "PoolCheck",
-    "PoolCheckResult",
     "check_pool_backend",
     "measure_pool",
     "pool_battery",
@@ -45,6 +41,7 @@ __all__ = [
 Array = NDArray[Any]
 
 _DRAWS_PER_SPEC = 20
+_EXAMPLE = PoolSpec(kind="max", input_size=8, kernel_size=2)
 _MEMBERS = ("name", "kind", "device", "implementation", "unavailable", "why_not", "plan", "error_bound")
 
 #: Where implementations go wrong; each is tried with every kind, and forward as well as backward.
@@ -82,46 +79,7 @@ LARGE_LINES = (
 )
 
 
-@dataclass(frozen=True)
-class PoolCheckResult:
-    """What came of one check: as :class:`convbench.checks.CheckResult`."""
-
-    check: str
-    spec: PoolSpec | None
-    status: str
-    message: str
-
-
-@dataclass(frozen=True)
-class PoolCheck:
-    """One rule on one spec of one backend, ready to run."""
-
-    name: str
-    backend: str
-    spec: PoolSpec | None
-    _function: Callable[[], str | None]
-
-    def run(self) -> PoolCheckResult:
-        """Return the result; whatever the backend raises becomes part of it."""
-        status, message = "passed", ""
-        try:
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)
-                message = self._function() or ""
-        except Refusal as refusal:
-            status, message = "refused", str(refusal)
-        except Failure as failure:
-            status, message = "failed", str(failure)
-        except (Exception, SystemExit) as error:  # a strange backend may raise anything; the battery goes on
-            where = extract_tb(error.__traceback__)[-1]
-            place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
-            status, message = "failed", f"raised {type(error).__name__}: {one_line(error)} ({place})"
-        if status == "failed":
-            message = ": ".join(filter(None, (self.backend, str(self.spec or ""), self.name, message)))
-        return PoolCheckResult(self.name, self.spec, status, message)
-
-
-def check_pool_backend(backend: PoolBackend | str, *, specs: int = 60, seed: int = 0) -> list[PoolCheckResult]:
+def check_pool_backend(backend: PoolBackend | str, *, specs: int = 60, seed: int = 0) -> list[CheckResult]:
     """Run the whole battery on a pooling backend.
 
     Parameters
@@ -135,7 +93,7 @@ def check_pool_backend(backend: PoolBackend | str, *, specs: int = 60, seed: int
 
     Returns
     -------
-    list of PoolCheckResult
+    list of CheckResult
         One for each pair of a rule and a spec, failures included; it never raises for them.
 
     Examples
@@ -147,29 +105,14 @@ def check_pool_backend(backend: PoolBackend | str, *, specs: int = 60, seed: int
     return [check.run() for check in pool_battery(backend, specs=specs, seed=seed)]
 
 
-def pool_battery(backend: PoolBackend | str, *, specs: int = 60, seed: int = 0) -> Iterator[PoolCheck]:
+def pool_battery(backend: PoolBackend | str, *, specs: int = 60, seed: int = 0) -> Iterator[Check]:
     """Return the checks that :func:`check_pool_backend` runs, in its order."""
     chosen = get_pool_backend(backend) if isinstance(backend, str) else backend
     missing = [member for member in _MEMBERS if not hasattr(chosen, member)]
     if missing:
         raise SpecError("backend", chosen, f"must follow convbench.pooling.PoolBackend: it has no {', '.join(missing)}")
-    return _battery(chosen, specs, seed)
-
-
-def _battery(backend: PoolBackend, specs: int, seed: int) -> Iterator[PoolCheck]:
-    reason = backend.unavailable()
-    if reason is not None:
-        yield PoolCheck("availability-agrees-with-plan", backend.name, None, partial(_unavailable, backend, reason))
-        return
-    for spec in _specs_to_try(backend, specs, seed):
-        if backend.why_not(spec) is not None:
-            yield PoolCheck("refusal-agrees-with-plan", backend.name, spec, partial(_refusal_agrees, backend, spec))
-            continue
-        subject = Subject(backend, spec, seed)
-        for rule, applies in RULES:
-            if applies(spec):
-                name = rule.__name__.replace("_", "-")
-                yield PoolCheck(name, backend.name, spec, partial(rule, subject))
+    to_try = _specs_to_try(chosen, specs, seed)
+    return checks_of(chosen, to_try, RULES, lambda spec: Subject(chosen, spec, seed), _EXAMPLE)
 
 
 def _specs_to_try(backend: PoolBackend, wanted: int, seed: int) -> Iterator[PoolSpec]:
@@ -510,7 +453,7 @@ def declared_workspace_holds(subject: Subject) -> str:
     """What planning leaves behind and a run allocates beyond its result is at most what the plan declares."""
     operands = subject.gaussian("workspace")
     declared = subject.plan().workspace_bytes
-    measured, _ = measure_pool(subject.backend, subject.spec, operands)
+    measured = measure_pool(subject.backend, subject.spec, operands).workspace_bytes
     slack = slack_of(subject.spec)
     if measured > declared + slack:
         raise Failure(
@@ -526,43 +469,17 @@ def slack_of(spec: PoolSpec, threads: int = 1) -> int:
     return slack_bytes(ConvSpec(input_size=1, kernel_size=1, dtype=spec.dtype), threads)
 
 
-def measure_pool(
-    backend: PoolBackend, spec: PoolSpec, operands: Sequence[Array], threads: int | None = 1
-) -> tuple[int, Array]:
-    """Plan and run once; return the workspace in bytes and the result: :func:`convbench.memory.measure_workspace`."""
+def measure_pool(backend: PoolBackend, spec: PoolSpec, operands: Sequence[Array], threads: int | None = 1) -> Memory:
+    """Plan and run once; return what memory that took, and the result: :func:`convbench.memory.measure_memory`."""
     tiny = PoolSpec(kind=spec.kind, op=spec.op, input_size=(2,) * spec.ndim, kernel_size=1, dtype=spec.dtype)
     if backend.why_not(tiny) is None:  # loads libraries, which are no workspace
         backend.plan(tiny, threads=1)(*(np.ones(shape, spec.dtype) for shape in tiny.operand_shapes))
-    with tracing():
-        start, _ = tracemalloc.get_traced_memory()
-        plan = backend.plan(spec, threads=threads)
-        planned, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        y = plan(*operands)
-        _, peak = tracemalloc.get_traced_memory()
-    return max(0, planned - start) + max(0, peak - planned - y.nbytes), y
-
-
-def _unavailable(backend: PoolBackend, reason: str) -> None:
-    try:
-        backend.plan(PoolSpec(kind="max", input_size=8, kernel_size=2))
-    except BackendUnavailable:
-        raise Refusal(reason) from None
-    raise Failure(f"unavailable() says {reason!r}, yet plan does not raise BackendUnavailable")
-
-
-def _refusal_agrees(backend: PoolBackend, spec: PoolSpec) -> None:
-    reason = backend.why_not(spec) or ""
-    topic, colon, sentence = reason.partition(": ")
-    if topic not in TOPICS or not colon or not sentence:
-        raise Failure(f"the reason must be one of {', '.join(TOPICS)}, a colon and a sentence, got {reason!r}")
-    try:
-        backend.plan(spec)
-    except UnsupportedSpec as error:
-        if reason in str(error):
-            raise Refusal(reason) from None
-        raise Failure(f"why_not gives {reason!r}, plan another reason: {error}") from None
-    raise Failure(f"why_not gives {reason!r}, yet plan does not raise UnsupportedSpec")
+    return measure_stages(
+        lambda: backend.plan(spec, threads=threads),
+        lambda plan: None,
+        lambda plan, nothing: plan(*operands),
+        prod(spec.result_shape) * spec.itemsize,
+    )
 
 
 def _any(spec: PoolSpec) -> bool:

@@ -17,6 +17,7 @@ from convbench.bench.data import DEFAULT_WEIGHTS, Data, make_data
 from convbench.bench.predict import PROBE_FLOPS, Known
 from convbench.bounds import ErrorBound
 from convbench.errors import SpecError
+from convbench.memory import Memory
 from convbench.pooling.backend import PoolBackend, PoolPlan
 from convbench.pooling.oracle import PoolTruth
 from convbench.pooling.registry import get_pool_backend, pool_backend_names
@@ -176,8 +177,8 @@ class Pooling:
 
         return check_pool_backend(name, specs=specs, seed=seed)
 
-    def measure_workspace(self, backend: Backend, spec: PoolSpec, data: Data, threads: int) -> tuple[int, Any]:
-        """Run :func:`convbench.pooling.checks.measure_pool`."""
+    def measure_memory(self, backend: Backend, spec: PoolSpec, data: Data, threads: int) -> Memory:
+        """Ask :func:`convbench.pooling.checks.measure_pool`."""
         from convbench.pooling.checks import measure_pool
 
         return measure_pool(cast("_Timed", backend).inner, spec, _operands(data.first, data.second), threads)

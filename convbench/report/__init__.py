@@ -81,9 +81,11 @@ def write_report(
     environment = records.attrs.get("environment", {})
     written += _write_tables(table, environment, folder, baseline)
     from convbench.report.plots import save_plots
+    from convbench.report.roofline import save_roofline
 
     try:
         written += save_plots(table, folder)
+        written += save_roofline(table, environment.get("limits"), folder)
     except MissingDependency as missing:
         note(str(missing))
     return [*written, _write_page(records, folder, baseline, matrices, written)]
@@ -152,8 +154,9 @@ def _write_page(
     records: pd.DataFrame, folder: Path, baseline: str | None, matrices: Sequence[ConvSpec], written: Sequence[Path]
 ) -> Path:
     """Write index.html, with the plots among what was written; without a baseline it is about errors alone."""
+    from convbench.bench.record import overhead, read
     from convbench.report.matrix import matrix_table
-    from convbench.report.page import Page, page
+    from convbench.report.page import Page, method_notes, page
     from convbench.report.tables import figures
 
     content = Page(
@@ -165,6 +168,7 @@ def _write_page(
         extras={f"The same operation seen as a matrix: {spec}": matrix_table(spec) for spec in matrices},
         unread=records.attrs.get("problems", ()),
         timed=baseline is not None,
+        method=method_notes(records, overhead(read(folder))),
     )
     path = folder / PAGE_FILE
     path.write_text(page(content), encoding="utf-8")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convbench.bench.sweeps import split_tokens
 from convbench.errors import MissingDependency
 from convbench.report import drawing
 from convbench.report.layout import Layout, data_title, layout_of
@@ -117,7 +118,7 @@ def sweeps_of(cases: Iterable[str]) -> list[Sweep]:
 
 
 def _without_x(case: str) -> tuple[str, str]:
-    tokens = case.split()
+    tokens = split_tokens(case)
     data = next((token.removeprefix("x=") for token in tokens if token.startswith("x=")), "noise")
     return " ".join(token for token in tokens if not token.startswith("x=")), data
 
@@ -143,7 +144,7 @@ def _candidates(lines: Sequence[str]) -> list[Layout]:
     """Find all groups of lines that differ in one number; padding in numbers may follow the kernel."""
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for line in lines:
-        tokens = line.split()
+        tokens = split_tokens(line)
         for token in (token for token in tokens if re.fullmatch("[ncoik][0-9x]+", token)):
             follows = "p[0-9].*" if token[0] == "k" else "$"
             rest = tuple(other for other in tokens if other != token and not re.fullmatch(follows, other))
@@ -160,7 +161,7 @@ def _sweeps(layout: Layout, by_data: Mapping[str, Mapping[str, str]]) -> list[Sw
     sweeps = []
     for name, headings in columns:
         cases = {data: {line: entry[line] for line in headings if line in entry} for data, entry in by_data.items()}
-        tokens = [token for token in f"{common} {name}".split() if not token.startswith("x=")]
+        tokens = [token for token in split_tokens(f"{common} {name}") if not token.startswith("x=")]
         present = {data: lines for data, lines in cases.items() if lines}
         sweeps.append(Sweep(layout.field_title, layout.symbol, " ".join(tokens), headings, present))
     return sweeps

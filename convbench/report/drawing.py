@@ -24,7 +24,12 @@ __all__ = [
     "head",
     "log_ticks",
     "marker",
+    "name_axes",
+    "panel_columns",
+    "panels",
+    "panels_height_in",
     "save",
+    "time_tick",
     "value_ticks",
 ]
 
@@ -46,6 +51,7 @@ STYLE: Any = {
     "svg.hashsalt": "convbench",  # the same results give the same file
 }
 ERROR_TITLE = "largest error / eps"
+WIDTH_IN, HEIGHT_IN = 9.0, 4.4
 _DPI = 150
 
 
@@ -136,3 +142,51 @@ def log_ticks(axis: Any, tick: Callable[[float], str]) -> None:
     axis.set_major_locator(LogLocator(subs=tuple(steps), numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def time_tick(value_s: float) -> str:
+    """Format a time as shortly as an axis wants it.
+
+    >>> [time_tick(value) for value in (2e-5, 0.001, 5)]
+    ['20 µs', '1 ms', '5 s']
+    """
+    units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+    scale, unit = next(((scale, unit) for scale, unit in units if value_s >= 0.999 * scale), (1e-9, "ns"))
+    return f"{value_s / scale:.3g} {unit}"
+
+
+def panel_columns(count: int) -> int:
+    """Return how many panels stand side by side: up to three in one row, more in two."""
+    return count if count <= 3 else math.ceil(count / 2)
+
+
+def panels_height_in(count: int) -> float:
+    """Return a height for so many panels; the second row of them is a little lower."""
+    rows = math.ceil(count / panel_columns(count))
+    return rows * HEIGHT_IN - 1.2 * (rows - 1)
+
+
+def panels(count: int, height_in: float = HEIGHT_IN) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels that share their axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    columns = panel_columns(count)
+    rows = math.ceil(count / columns)
+    grid = figure.subplots(rows, columns, sharex=count > 1, sharey=True, squeeze=False)
+    axes = list(grid.flat)
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    for above in axes[count - columns : (rows - 1) * columns]:  # nothing below: its numbers are the column's
+        above.tick_params(labelbottom=True)
+    return figure, axes[:count]
+
+
+def name_axes(axes: Sequence[Axes], below: str, beside: str) -> None:
+    """Name the outer axes of a grid of panels."""
+    columns = panel_columns(len(axes))
+    for index, axis in enumerate(axes):
+        if index % columns == 0:
+            axis.set_ylabel(beside)
+        if index + columns >= len(axes):
+            axis.set_xlabel(below)

@@ -77,17 +77,19 @@ class Live:
         match event:
             case Started():
                 self._update(total=event.total)
-                self._name_machine()
+                self._name_machine(event)
             case PairVerified():
-                self._update(description="verifying", completed=event.done)
+                self._update(description="verifying", completed=event.done, total=event.total)
             case PassStarted():
-                self._update(description=f"pass {event.number} of {event.passes}")
+                self._update(description=f"pass {event.number} of {event.passes}", steady=True)
             case PairDone():
                 self._show(event.record)
-                self._update(completed=event.done)
+                self._update(completed=event.done, total=event.total)  # twins add to it
 
-    def _name_machine(self) -> None:
+    def _name_machine(self, event: Started) -> None:
         if not self._quiet:
+            for name, reason in event.missing.items():
+                self._screen.say(f"not here: {name}: {reason}", "yellow")
             environment = json.loads((self._folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
             self._screen.say(machine(environment))
             self._screen.say(f"records go to {self._folder}", "dim")

@@ -1,4 +1,4 @@
-"""A run as one page: a single HTML file that needs no network, and no script but to sort and to filter.
+"""A run as one page: a single HTML file that needs no network, and scripts only to sort, to filter and to explore.
 
 The figures and their texts are those of :mod:`convbench.report.tables`. Markup is made by :func:`_tag`, which escapes
 every text that is not markup already, so that nothing in a record can become any.
@@ -19,28 +19,47 @@ from convbench.bench import statistics
 from convbench.bench.environment import thread_note
 from convbench.bench.record import STATUSES
 from convbench.report import accuracy, machine, tables
+from convbench.report.layout import axes_of
+from convbench.report.page_data import as_json, page_data
 from convbench.report.text import DASH, Grid, human_number, missing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Page", "page"]
+__all__ = ["Page", "method_notes", "page"]
 
 #: Column of the comparison → the raw figure behind it.
 _RAW = {
+    "rank": "rank",
     "time": "time_s",
     "95 % interval": "low_s",
+    "over fastest": "ratio_to_best",
+    "99 % interval": "ratio_low",
     "speed-up": "speedup",
     "with prepare": "speedup_with_prepare",
+    "pays after": "break_even_calls",
     "GFLOP/s": "effective_gflop_per_s",
     "executed": "executed_gflop_per_s",
+    "limit": "limit_share",
     "error": "error_max_eps",
     "bound": "error_bound_eps",
     "workspace": "workspace_declared_bytes",
     "measured": "workspace_measured_bytes",
 }
-_MORE_IS_BETTER = ("speed-up", "with prepare", "GFLOP/s", "executed")
-_PLOTS = {"time": "Time", "speedup": "Speed-up", "error": "Error", "accuracy": "Accuracy"}
+_MORE_IS_BETTER = ("speed-up", "with prepare", "GFLOP/s", "executed", "limit")
+#: Columns that can be held within a range, and an example of what to type.
+_RANGES = {"time": "1 ms", "over fastest": "2×", "speed-up": "1×", "GFLOP/s": "10", "limit": "50 %", "error": "100",
+           "workspace": "1 MiB"}  # fmt: skip
+_SCRIPTS = ("page_state.js", "page_table.js", "page_charts.js", "page_views.js", "page.js")  # one module, in this order
+_PLOTS = {"time": "Time", "speedup": "Speed-up", "error": "Error", "accuracy": "Accuracy", "pareto": "Pareto front",
+          "roofline": "Roofline"}  # fmt: skip
+_PYTEST = (
+    "These times were taken by pytest-benchmark, whose method is weaker than that of convbench run: all of them come "
+    "from one process and one pass, each pair measured once, in a fixed order and not interleaved with its rivals. "
+    "Drift, heat and the luck of one process therefore fall on some backends and not on others, and the intervals are "
+    "blind to it: they are too narrow. No backend is compared with itself, so that the rate of false wins is not "
+    "known, and refused pairs leave no record. For times that hold, run the same cases with convbench run."
+)
 _STATUS_MEANS = {
     "ok": "verified, and timed unless the run is for accuracy alone",
     "unsupported": "the backend does not do this, with its reason",
@@ -76,6 +95,8 @@ class Page:
         What kept records from being read.
     timed : bool
         False for a run that looks at errors alone.
+    method : sequence of str
+        How it was measured, and what that is worth; see :func:`method_notes`.
     """
 
     title: str
@@ -86,6 +107,38 @@ class Page:
     extras: Mapping[str, Grid] = field(default_factory=dict)
     unread: Sequence[str] = ()
     timed: bool = True
+    method: Sequence[str] = ()
+
+
+def method_notes(records: pd.DataFrame, overhead: float | None = None) -> list[str]:
+    """Say how a run measured: mode, passes, threads, and the time that went elsewhere.
+
+    Parameters
+    ----------
+    records : DataFrame
+        As :func:`convbench.load_results` returns it.
+    overhead : float, optional
+        From :func:`convbench.bench.record.overhead`.
+    """
+    timed = records[records["samples_s"].map(len) > 0]
+    if timed.empty:
+        return []
+    modes = [_MODES.get(mode, str(mode)) for mode in timed["mode"].dropna().unique()]
+    passes, threads = timed["pass"].nunique(), timed["threads"].dropna().unique()
+    notes = [
+        "; ".join([*modes, _count(passes, "pass", "passes"), *(_count(int(count), "thread") for count in threads)])
+    ]
+    if overhead is not None:
+        notes.append(
+            f"overhead: {overhead:.0%} of the run's time was spent outside warm-up and samples".replace("%", " %")
+        )
+    return notes
+
+
+_MODES = {
+    "hot": "hot: every call has the same operands, and finds in the caches what fits",
+    "cold": "cold: each call has other operands, beyond the last-level cache together",
+}
 
 
 def page(content: Page) -> str:
@@ -97,8 +150,8 @@ def page(content: Page) -> str:
     extras = [*wide, *(tables.Section(title, grid) for title, grid in content.extras.items())]
     sections = [
         ("What went wrong", _problems(content)),
+        ("Plots", _plots(content)),
         *((entry.title, _entry(entry)) for entry in narrow),
-        ("Plots", [_figure(name, svg) for name, svg in content.plots.items()]),
         ("Overview", _overview(summary)),
         *((entry.title, _entry(entry)) for entry in extras),
         ("All results", _results(content)),
@@ -112,7 +165,8 @@ def page(content: Page) -> str:
     return template.substitute(
         title=escape(f"convbench: {content.title}"),
         style=folder.joinpath("page.css").read_text(encoding="utf-8").rstrip(),
-        script=folder.joinpath("page.js").read_text(encoding="utf-8").rstrip(),
+        data=as_json(page_data(content.table, content.baseline)),
+        script="\n\n".join(folder.joinpath(name).read_text(encoding="utf-8").rstrip() for name in _SCRIPTS),
         body="\n".join(body),
     )
 
@@ -198,11 +252,17 @@ def _classes(side: str | None, best: bool) -> str | None:
 
 
 def _header(content: Page) -> list[_Html]:
+    """Return what a reader must know before any figure: result, machine, method, and what speaks against it."""
+    noise = content.table.attrs.get("noise")
+    method = [*content.method, *([str(noise)] if noise and noise.comparisons else [])]
     parts = [_tag("h1", content.title), _tag("p", *_summary(content))]
     if content.environment:
         parts.append(_tag("p", machine(content.environment), class_="dim"))
-    notes = [thread_note(content.environment), *content.unread]
-    return [*parts, *(_tag("p", note, class_="warn") for note in notes if note)]
+    parts += _list(method, "dim method")
+    doubts = [thread_note(content.environment), *tables.caveat_notes(content.table), *content.unread]
+    if "pytest_benchmark" in content.environment:
+        doubts.insert(0, _PYTEST)
+    return [*parts, *_list([doubt for doubt in doubts if doubt], "warn")]
 
 
 def _summary(content: Page) -> list[str]:
@@ -213,7 +273,7 @@ def _summary(content: Page) -> list[str]:
     parts += [" (all of them ", _tag("code", common), ")"] if common else []
     if not content.timed:
         return [*parts, ", verified and not timed: errors and their bounds."]
-    means = _rows(statistics.geometric_means(table, table["speedup"]))
+    means = _rows(statistics.geometric_means(table, content.baseline))
     if not means:
         return [*parts, "; nothing was timed."]
     leaders = sorted((row for row in means if row["fastest"]), key=lambda row: -row["fastest"])
@@ -235,8 +295,8 @@ def _summary(content: Page) -> list[str]:
 _NAMED = 4
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+def _count(number: int, what: str, many: str = "") -> str:
+    return f"{number} {what if number == 1 else many or what + 's'}"
 
 
 def _problems(content: Page) -> list[_Html]:
@@ -249,16 +309,38 @@ def _entry(entry: tables.Section) -> list[_Html]:
     return [_grid(entry.grid, entry.title), *legend]
 
 
-def _sorting(title: str, kind: str) -> _Html:
-    return _tag("th", title, scope="col", class_="n" if "number" in kind else None, data_sort=kind)
-
-
-def _number(text: str, value: float | None, best: bool = False) -> _Html:
-    raw = None if value is None or missing(value) else f"{value:.9g}"
-    return _tag("td", text, class_=_classes("n", best), data_v=raw)
-
-
 # -- plots ------------------------------------------------------------------------------------------
+
+
+def _plots(content: Page) -> list[_Html]:
+    """Return the places that the script draws into, and the fixed plots for print and where there is no script."""
+    controls, drawing = _tag("div", class_="controls"), _tag("div", class_="drawing")
+    tip = _tag("div", class_="tip", role="status", hidden=True)
+    legend = _tag("div", class_="legend", role="group", aria_label="backends")
+    cells = _tag("div", class_="map scroll", tabindex="0", role="region", aria_label="who is fastest where")
+    notes = [_tag("p", text, class_="note dim") for text in ("", _MAP_NOTE, _PARETO_NOTE)]
+    interactive = (
+        _interactive("lines", "Figures against a number", controls, legend, drawing, notes[0], tip),
+        _interactive("map", "Who is fastest where", cells, notes[1]),
+        _interactive("pareto", "Error against time", controls, drawing, notes[2], tip),
+    )
+    figures = [_figure(name, svg) for name, svg in content.plots.items()]
+    fixed = _tag("details", _tag("summary", "Fixed plots, as in the files"), *figures, class_="fixed", open=True)
+    return [*interactive, *([fixed] if figures else [])]
+
+
+_MAP_NOTE = (
+    "Of all backends in the run, hidden ones too. Hatched: a tie, nothing separates these from the fastest. next: the "
+    "time of the fastest backend that is not among them, over the time shown."
+)
+_PARETO_NOTE = (
+    "Lower left is better; large marks and the line: the front of the backends shown, beyond which none is both faster "
+    "and more exact by its median. An exact result stands at the lower edge."
+)
+
+
+def _interactive(name: str, title: str, *children: _Html) -> _Html:
+    return _tag("section", _tag("h3", title), *children, id=name, class_="interactive", hidden=True)
 
 
 def _figure(name: str, svg: str) -> _Html:
@@ -303,38 +385,53 @@ def _results(content: Page) -> list[_Html]:
     meanings = tables.legend(table, content.baseline) if content.timed else accuracy.LEGEND
     legend = [part for name, text in meanings.items() for part in (_tag("dt", name), _tag("dd", text))]
     legend += [part for name in statuses for part in (_tag("dt", name), _tag("dd", _STATUS_MEANS[name]))]
+    grid = tables.comparison(table)
+    kept = [i for i, column in enumerate(grid.columns) if i and _is_used(grid, i)][:-1]
     return [
-        _filters(tables.backend_order(table), statuses),
-        _scroll(_full_table(content), "all results"),
+        _filters(table, tables.backend_order(table), statuses, [grid.columns[i].title for i in kept]),
+        _scroll(_full_table(content, grid, kept), "all results"),
         _tag("details", _tag("summary", "What the columns and statuses mean"), _tag("dl", *legend), open=True),
     ]
 
 
-def _filters(backends: Sequence[str], statuses: Sequence[str]) -> _Html:
+def _filters(table: pd.DataFrame, backends: Sequence[str], statuses: Sequence[str], titles: Sequence[str]) -> _Html:
     search = _tag("input", type="search", name="text", placeholder="k3 fft …", autocomplete="off")
     everything = (
         _tag("button", "all", type="button", class_="plain", data_all="yes"),
         " ",
         _tag("button", "none", type="button", class_="plain", data_all="no"),
     )
+    numbers = [
+        (axis.title, axis.varies, str(min(axis.values.values()))) for axis in axes_of(table["case"]) if axis.values
+    ]
+    numbers += [(title, _RAW[title], example) for title, example in _RANGES.items() if title in titles]
+    ranges = _tag("div", *(part for number in numbers for part in _range(*number)), class_="ranges")
     return _tag(
         "form",
         _tag("label", "Rows with all of these words (* for anything): ", search),
-        _tag("fieldset", "Status: ", *_boxes("status", statuses)),
+        _tag("fieldset", _tag("legend", "Status"), *_boxes("status", statuses)),
+        _tag("details", _tag("summary", "Ranges"), ranges),
         _tag(
-            "fieldset",
-            _tag(
-                "details",
-                _tag("summary", "Backends"),
-                *everything,
-                _tag("div", *_boxes("backend", backends), class_="choices"),
-            ),
+            "details",
+            _tag("summary", "Backends"),
+            *everything,
+            _tag("div", *_boxes("backend", backends), class_="choices"),
         ),
         _tag("output", id="results-count", class_="dim"),
         id="filters",
         class_="filters",
         hidden=True,
     )
+
+
+def _range(title: str, column: str, example: str) -> tuple[_Html, ...]:
+    """Return fields for the least and the greatest; the script reads units such as ms, × and MiB."""
+    fields = [
+        _tag("input", type="text", name=f"{end}.{column}", data_column=column, placeholder=example, autocomplete="off",
+             aria_label=f"{title}, {word}")
+        for end, word in (("min", "at least"), ("max", "at most"))
+    ]  # fmt: skip
+    return _tag("span", title), fields[0], _tag("span", "to"), fields[1]
 
 
 def _boxes(name: str, values: Sequence[str]) -> list[_Html]:
@@ -344,18 +441,22 @@ def _boxes(name: str, values: Sequence[str]) -> list[_Html]:
     ]
 
 
-def _full_table(content: Page) -> _Html:
-    grid = tables.comparison(content.table)
-    kept = [i for i, column in enumerate(grid.columns) if i and _is_used(grid, i)][:-1]
-    titles = [grid.columns[i].title for i in kept]
+def _full_table(content: Page, grid: Grid, kept: Sequence[int]) -> _Html:
     heads = [
-        _tag("th", "case", scope="col", data_sort="number"),
-        _sorting("backend", "text"),
-        _sorting("status", "text"),
-        *(_sorting(title, f"number {'descending' * (title in _MORE_IS_BETTER)}".strip()) for title in titles),
+        _heading("case", column="case"),
+        _heading("backend"),
+        _heading("status"),
+        *(_heading(grid.columns[i].title, column=_RAW.get(grid.columns[i].title), side="n") for i in kept),
         _tag("th", "again", scope="col", class_="again"),
     ]
-    return _tag("table", _head(heads), _body(list(_full_rows(content, grid, kept))), class_="sortable", id="results")
+    return _tag("table", _head(heads), _body(list(_full_rows(content, grid, kept))), id="results")
+
+
+def _heading(title: str, column: str | None = None, side: str | None = None) -> _Html:
+    """Return a heading by which the script sorts: by raw figures, or by text where there are none."""
+    order = "descending" if title in _MORE_IS_BETTER else "ascending"
+    key = re.sub(r"\W+", "-", title.lower())
+    return _tag("th", title, scope="col", class_=side, data_key=key, data_order=order, data_column=column)
 
 
 def _is_used(grid: Grid, column: int) -> bool:
@@ -365,29 +466,28 @@ def _is_used(grid: Grid, column: int) -> bool:
 
 
 def _full_rows(content: Page, grid: Grid, kept: Sequence[int]) -> Iterator[_Html]:
-    """Yield the rows of the comparison, each with its case, its raw figures and the command that repeats it."""
-    figures = {(row["case"], row["backend"]): row for row in _rows(content.table)}
-    cases = iter(enumerate(dict.fromkeys(content.table["case"])))
+    """Yield the rows of the comparison, each with its case, its row of the page's data and the command to repeat it."""
+    figures = {(row["case"], row["backend"]): (number, row) for number, row in enumerate(_rows(content.table))}
+    cases = iter(dict.fromkeys(content.table["case"]))
     case = head = ""
-    rank = 0
     for row in grid.rows:
         if row.title:
-            (rank, case), head = next(cases), row.title
+            case, head = next(cases), row.title
             continue
-        figure = figures[case, row.cells[0]]
-        ok = not row.sentence
+        number, figure = figures[case, row.cells[0]]
         cells = [
-            _number(row.cells[i], figure[_RAW[grid.columns[i].title]], i in row.marked) if ok else _tag("td")
-            for i in kept
+            _tag("td", *(() if row.sentence else (row.cells[i],)), class_=_classes("n", i in row.marked)) for i in kept
         ]
         bad = STATUSES.get(figure["status"], True)
+        caveats = "; ".join(figure.get("caveats") or ()) or None
         yield _tag(
             "tr",
-            _tag("th", head, scope="row", title=case, data_v=str(rank)),
+            _tag("th", head, scope="row", title=case),
             _tag("td", row.cells[0]),
-            _tag("td", row.sentence or row.cells[-1], class_="reason bad" if bad else "reason"),
+            _tag("td", row.sentence or row.cells[-1], class_="reason bad" if bad else "reason", title=caveats),
             *cells,
             _tag("td", _again(figure, content.timed), class_="again"),
+            data_row=str(number),
             data_backend=row.cells[0],
             data_status=figure["status"],
         )

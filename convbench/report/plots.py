@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import textwrap
 from bisect import bisect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.report import drawing
-from convbench.report.layout import Layout, data_title
+from convbench.report.layout import Layout, axes_of, data_title
 from convbench.report.tables import backend_order, fastest, layout_of_table
 from convbench.report.text import missing, shorten
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["error_plot", "save_plots", "speedup_plot", "time_plot"]
+__all__ = ["drawable_times", "error_plot", "leaders_by_case", "save_plots", "speedup_plot", "styles", "time_plot"]
 
-_WIDTH_IN, _HEIGHT_IN = 9.0, 4.4
 _MANY_CASES, _MANY_PANELS = 16, 6  # more than these are drawn in another way
+_LINE = 3  # values that make a line
 _LABEL_CHARACTERS = 64
 
 
@@ -46,27 +47,22 @@ class _Measure:
     steps: tuple[float, ...]
     palette: str
     heat_title: str
-
-
-def _time_tick(value_s: float) -> str:
-    units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
-    scale, unit = next(((scale, unit) for scale, unit in units if value_s >= 0.999 * scale), (1e-9, "ns"))
-    return f"{value_s / scale:.3g} {unit}"
+    interval: str
 
 
 #: ColorBrewer's palettes, told apart with any colour vision; a deep colour stands for what is good.
 _TIME = _Measure(
-    "time_s", "low_s", "high_s", "time of one call", _time_tick,
-    (1, 1.2, 2, 5, 10, 30, 100), "YlGnBu_r", "Time over that of the fastest, case by case",
+    "time_s", "low_s", "high_s", "time of one call", drawing.time_tick,
+    (1, 1.2, 2, 5, 10, 30, 100), "YlGnBu_r", "Time over that of the fastest, case by case", "95 % interval",
 )  # fmt: skip
 _SPEEDUP = _Measure(
     "speedup", "speedup_low", "speedup_high", "speed-up", lambda value: f"{value:.3g}×",
-    (0, 0.1, 0.5, 0.9, 1.1, 2, 10), "PuOr", "",
+    (0, 0.1, 0.5, 0.9, 1.1, 2, 10), "PuOr", "", "99 % interval",
 )  # fmt: skip
 
 
 def save_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write time, speed-up and error plots as SVG and PNG.
+    """Write time, speed-up, error and Pareto plots as SVG and PNG.
 
     Parameters
     ----------
@@ -84,7 +80,9 @@ def save_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     MissingDependency
         Without matplotlib.
     """
-    drawn = (("time", time_plot), ("speedup", speedup_plot), ("error", error_plot))
+    from convbench.report.pareto import pareto_plot
+
+    drawn = (("time", time_plot), ("speedup", speedup_plot), ("error", error_plot), ("pareto", pareto_plot))
     return drawing.save({name: partial(draw, table) for name, draw in drawn}, folder)
 
 
@@ -104,19 +102,19 @@ def error_plot(table: pd.DataFrame) -> Figure | None:
 
     Many backends have a row each, and no time.
     """
-    layout, styles = layout_of_table(table), _styles(table)
-    table = _drawable(table, _TIME)
+    layout, looks = layout_of_table(table), styles(table)
+    table = drawable_times(table).dropna(subset="error_max_eps")
     if table.empty:
         return None
     if table["backend"].nunique() > drawing.MANY_BACKENDS:
-        return _error_rows(table, layout, list(styles))
+        return _error_rows(table, layout, list(looks))
     panels = {name: list(panel.values()) for name, panel in _panels(layout, table)} or {"": list(layout.labels)}
-    figure, axes = _figure(len(panels))
+    figure, axes = drawing.panels(len(panels))
     errors, floor = _errors(table)
     for axis, (name, cases) in zip(axes, panels.items(), strict=True):
         shown = table[table["case"].isin(cases)]
         for backend, rows in shown.groupby("backend", sort=False):
-            style = styles[str(backend)]
+            style = looks[str(backend)]
             axis.plot(
                 rows["time_s"],
                 errors[rows.index].clip(lower=floor),
@@ -127,12 +125,12 @@ def error_plot(table: pd.DataFrame) -> Figure | None:
             )
             axis.plot(rows["time_s"], rows["error_bound_eps"], "_", color=style["color"], alpha=0.35, markersize=7)
         axis.set(xscale="log", yscale="log", title=data_title(name))
-        drawing.log_ticks(axis.xaxis, _time_tick)
+        drawing.log_ticks(axis.xaxis, drawing.time_tick)
         drawing.log_ticks(axis.yaxis, drawing.count_tick)
-    _name_axes(axes, _TIME.title, drawing.ERROR_TITLE)
+    drawing.name_axes(axes, _TIME.title, drawing.ERROR_TITLE)
     exact = ", at the lower edge: exact" if (errors <= 0).any() else ""
     note = f"lower left is better; bar: a-priori bound{exact}"
-    _finish(figure, axes, list(styles), "Error against time", layout, note)
+    _finish(figure, axes, list(looks), "Error against time", layout, note)
     return figure
 
 
@@ -148,7 +146,7 @@ def _error_rows(table: pd.DataFrame, layout: Layout, names: Sequence[str]) -> Fi
     errors, floor = _errors(table)
     medians = errors.groupby(table["backend"]).median()
     names = sorted((name for name in names if name in medians), key=lambda name: -medians[name])
-    figure, (axis,) = _figure(1, height_in=1.8 + 0.2 * len(names))
+    figure, (axis,) = drawing.panels(1, height_in=1.8 + 0.2 * len(names))
     heights = table["backend"].map({name: place for place, name in enumerate(names)})
     axis.plot(table["error_bound_eps"], heights, "|", color="#D55E00", alpha=0.6, markersize=8, label="a-priori bound")
     shown = errors.clip(lower=floor)
@@ -171,48 +169,73 @@ def _comparison(table: pd.DataFrame, measure: _Measure, title: str, note: str) -
     shown = _drawable(table, measure)
     if shown.empty:
         return None
-    layout, styles = layout_of_table(table), _styles(table)
+    layout, looks = _sweep(layout_of_table(table)), styles(table)
     panels = _panels(layout, shown)
     if not 0 < len(panels) <= _MANY_PANELS:
         if shown["backend"].nunique() > drawing.MANY_BACKENDS or shown["case"].nunique() > _MANY_CASES:
             return _heat_map(table, shown, measure, measure.heat_title or title, layout)
-        return _dots(shown, measure, title, note, layout, styles)
+        return _dots(shown, measure, title, note, layout, looks)
     backends = shown["backend"].nunique()
-    rows = math.ceil(len(panels) / _columns(len(panels)))
     legend_in = 1.6 + 0.18 * backends if backends > drawing.MANY_BACKENDS else 0.0
-    figure, axes = _figure(len(panels), height_in=max(rows * _HEIGHT_IN - 1.2 * (rows - 1), legend_in))
+    figure, axes = drawing.panels(len(panels), height_in=max(drawing.panels_height_in(len(panels)), legend_in))
     for axis, (name, panel) in zip(axes, panels, strict=True):
-        _lines(axis, shown, panel, measure, styles)
+        _lines(axis, shown, panel, measure, looks)
         axis.set(xscale="log", yscale="log", title=data_title(name))
+    # an interval from few passes may go on for decades: the picture ends not far beyond the figures themselves
+    figures = shown[shown["case"].isin(case for _, panel in panels for case in panel.values())][measure.column]
+    axes[0].set_ylim(_within(axes[0].get_ylim(), float(figures.min()), float(figures.max())))
+    for axis in axes:
         drawing.log_ticks(axis.yaxis, measure.tick)
     values = sorted({value for _, panel in panels for value in panel})
     for axis in axes:  # they share the axis, and so its ticks
-        drawing.value_ticks(axis, values, _WIDTH_IN * 0.8 / _columns(len(panels)))
-    _name_axes(axes, layout.field_title, measure.title)
+        drawing.value_ticks(axis, values, drawing.WIDTH_IN * 0.8 / drawing.panel_columns(len(panels)))
+    drawing.name_axes(axes, layout.field_title, measure.title)
+    note += f"; bar: {measure.interval}"
     if (table["status"] != "ok").any():
         note += "; a line ends where a pair was skipped or refused"
-    names = list(styles)
+    names = list(looks)
     if backends > drawing.MANY_BACKENDS:
-        note += "; in colour: what is ever the fastest or a tie, and the baseline"
-        names = _as_lines_end(shown, layout, measure, styles)
-    _finish(figure, axes, names, f"{title} against {layout.field_title}", layout, note)
+        note += "\nin colour: those that lead most often, and the baseline"
+        names = _as_lines_end(shown, layout, measure, looks)
+    _finish(figure, axes, [*names, _TIE], f"{title} against {layout.field_title}", layout, note)
     return figure
 
 
-def _as_lines_end(table: pd.DataFrame, layout: Layout, measure: _Measure, styles: _Styles) -> list[str]:
+def _sweep(layout: Layout) -> Layout:
+    """Where two things vary, arrange the cases along a number that shows them all, if there is one."""
+    if layout.varies:
+        return layout
+    for axis in axes_of(layout.labels):
+        shown = {case for panel in axis.panels.values() for case in panel.values()}
+        is_grid = shown == set(layout.labels) and not any(" " in name for name in axis.panels)
+        if is_grid and min(map(len, axis.panels.values())) >= _LINE:
+            return replace(layout, varies=axis.varies, panels=axis.panels)
+    return layout
+
+
+def _within(limits: tuple[float, float], least: float, most: float) -> tuple[float, float]:
+    """Cut the limits of a log axis to a factor of three beyond the figures on it.
+
+    >>> _within((1e-9, 1e3), 6.0, 90.0), _within((3.0, 100.0), 6.0, 90.0)
+    ((2.0, 270.0), (3.0, 100.0))
+    """
+    return max(limits[0], least / 3), min(limits[1], 3 * most)
+
+
+def _as_lines_end(table: pd.DataFrame, layout: Layout, measure: _Measure, looks: _Looks) -> list[str]:
     """Order a legend: coloured lines, then grey ones, each from top to bottom as they end in the last panel."""
     places = {case: (number, value) for number, (_, panel) in enumerate(_panels(layout, table))
               for value, case in panel.items()}  # fmt: skip
     last = table.assign(place=table["case"].map(places)).sort_values("place").groupby("backend")[measure.column].last()
-    return sorted(last.index, key=lambda name: (styles[name]["color"] in drawing.GREYS, -float(last[name])))
+    return sorted(last.index, key=lambda name: (looks[name]["color"] in drawing.GREYS, -float(last[name])))
 
 
-def _lines(axis: Axes, table: pd.DataFrame, panel: Mapping[int, str], measure: _Measure, styles: _Styles) -> None:
+def _lines(axis: Axes, table: pd.DataFrame, panel: Mapping[int, str], measure: _Measure, looks: _Looks) -> None:
     if measure is _SPEEDUP:
         axis.axhline(1, color="#888888", linewidth=1, zorder=1)
     values = {case: value for value, case in panel.items()}
     shown = table[table["case"].isin(values)]
-    for backend, style in styles.items():
+    for backend, style in looks.items():
         rows = shown[shown["backend"] == backend]
         if rows.empty:
             continue
@@ -221,17 +244,37 @@ def _lines(axis: Axes, table: pd.DataFrame, panel: Mapping[int, str], measure: _
         rows = rows.reindex([value for value in panel if first <= value <= last]).reset_index()  # a gap breaks the line
         low, high = rows[measure.low].astype(float), rows[measure.high].astype(float)
         look = drawing.marker(style) | {"zorder": 1.5 if style["color"] in drawing.GREYS else 2}  # grey stays behind
-        axis.vlines(rows["value"], low, high, color=style["color"], linewidth=look["linewidth"], zorder=look["zorder"])
+        axis.vlines(rows["value"], low, high, color=style["color"], linewidth=0.9, alpha=0.7, zorder=look["zorder"])
         axis.plot(rows["value"], rows[measure.column], label=backend, linestyle=style["linestyle"], **look)
+    tied = _tied(shown)
+    _rings(axis, tied["case"].map(values), tied[measure.column])
 
 
-def _dots(table: pd.DataFrame, measure: _Measure, title: str, note: str, layout: Layout, styles: _Styles) -> Figure:
+def _tied(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of cases in which several backends are not separated from the fastest: all of these."""
+    leaders = leaders_by_case(table)
+    chosen = [
+        len(leaders[case]) > 1 and name in leaders[case]
+        for case, name in zip(table["case"], table["backend"], strict=True)
+    ]
+    return table[chosen]
+
+
+_TIE = "tie for the fastest"
+
+
+def _rings(axis: Axes, across: pd.Series[float], up: pd.Series[float]) -> None:
+    if len(across):
+        axis.scatter(across, up, s=90, facecolors="none", edgecolors="#222222", linewidths=0.8, zorder=2.5, label=_TIE)
+
+
+def _dots(table: pd.DataFrame, measure: _Measure, title: str, note: str, layout: Layout, looks: _Looks) -> Figure:
     cases = [case for case in layout.labels if case in set(table["case"])]
-    figure, (axis,) = _figure(1, height_in=1.6 + max(1.2, 0.38 * len(cases)))
+    figure, (axis,) = drawing.panels(1, height_in=1.6 + max(1.2, 0.38 * len(cases)))
     places = {case: place for place, case in enumerate(reversed(cases))}
     if measure is _SPEEDUP:
         axis.axvline(1, color="#888888", linewidth=1, zorder=1)
-    shown = {backend: style for backend, style in styles.items() if backend in set(table["backend"])}
+    shown = {backend: style for backend, style in looks.items() if backend in set(table["backend"])}
     for index, (backend, style) in enumerate(shown.items()):
         rows = table[table["backend"] == backend]
         # backends of one case stand a little apart, so that equal times do not hide each other
@@ -239,10 +282,13 @@ def _dots(table: pd.DataFrame, measure: _Measure, title: str, note: str, layout:
         heights = rows["case"].map(places) + shift
         axis.hlines(heights, rows[measure.low].astype(float), rows[measure.high].astype(float), color=style["color"])
         axis.plot(rows[measure.column], heights, label=backend, linestyle="none", **drawing.marker(style))
+        tied = _tied(table)
+        tied = tied[tied["backend"] == backend]
+        _rings(axis, tied[measure.column], tied["case"].map(places) + shift)
     axis.set(xscale="log", xlabel=measure.title, ylim=(-0.6, len(cases) - 0.4))
     axis.set_yticks(list(places.values()), [textwrap.fill(layout.labels[case], 34) for case in places], fontsize=8)
     drawing.log_ticks(axis.xaxis, measure.tick)
-    _finish(figure, [axis], list(styles), title, layout, note)
+    _finish(figure, [axis], [*looks, _TIE], title, layout, note)
     return figure
 
 
@@ -254,7 +300,7 @@ def _heat_map(table: pd.DataFrame, shown: pd.DataFrame, measure: _Measure, title
     names = [name for name in backend_order(table) if name in set(shown["backend"])]
     labels = [shorten(layout.labels[case], _LABEL_CHARACTERS) for case in cases]
     cell_in = min(0.42, max(0.18, 10 / len(names)))
-    width_in = max(_WIDTH_IN, 0.6 + 0.06 * max(map(len, labels)) + cell_in * len(names))
+    width_in = max(drawing.WIDTH_IN, 0.6 + 0.06 * max(map(len, labels)) + cell_in * len(names))
     heads_in = 0.3 + 0.075 * max(map(len, names))
     figure = Figure(figsize=(width_in, 1.5 + heads_in + 0.23 * len(cases)), layout="constrained")
     axis = figure.subplots()
@@ -262,8 +308,10 @@ def _heat_map(table: pd.DataFrame, shown: pd.DataFrame, measure: _Measure, title
     colours = _colours(measure)
     _cells(axis, ratios, measure, colours)
     _hatch(axis, table, cases, names)
+    leaders = leaders_by_case(table)
+    ties = _frame_ties(axis, leaders, cases, names)
     if cell_in > 0.3:
-        _numbers(axis, ratios, measure, colours, _leaders_by_case(table))
+        _numbers(axis, ratios, measure, colours, leaders)
     axis.set_yticks([place + 0.5 for place in range(len(cases))], labels, fontsize=7.5)
     axis.set_xticks([place + 0.5 for place in range(len(names))], names, fontsize=8, rotation=90)
     axis.xaxis.tick_top()
@@ -273,6 +321,7 @@ def _heat_map(table: pd.DataFrame, shown: pd.DataFrame, measure: _Measure, title
     _heat_legend(figure, measure, colours)
     notes = ["1.0 is the fastest" if measure is _TIME else "more is better"]
     notes += ["bold: the fastest of its case, and what is not separated from it"] * (cell_in > 0.3)
+    notes += ["framed: a tie"] * ties
     notes += _left_out(table["backend"].nunique() - len(names), "backend", "no time in any case")
     notes += _left_out(table["case"].nunique() - len(cases), "case", "no time" if measure is _TIME else "no baseline")
     drawing.head(figure, title, [line for line in (layout.common, "; ".join(notes)) if line])
@@ -316,6 +365,17 @@ def _hatch(axis: Axes, table: pd.DataFrame, cases: Sequence[str], names: Sequenc
         if row["backend"] in names and row["case"] in cases:
             place = names.index(row["backend"]) + 0.06, cases.index(row["case"]) + 0.06
             axis.add_patch(Rectangle(place, 0.88, 0.88, **_HATCHED))
+
+
+def _frame_ties(axis: Axes, leaders: Mapping[str, set[str]], cases: Sequence[str], names: Sequence[str]) -> bool:
+    """Frame the cells of a case's fastest backends where nothing separates them; return whether there are any."""
+    from matplotlib.patches import Rectangle
+
+    pairs = [(case, name) for case in cases if len(leaders[case]) > 1 for name in leaders[case] & set(names)]
+    for case, name in pairs:
+        place = names.index(name) + 0.07, cases.index(case) + 0.07
+        axis.add_artist(Rectangle(place, 0.86, 0.86, fill=False, edgecolor="#D55E00", linewidth=1.6))
+    return bool(pairs)
 
 
 _HATCHED: dict[str, Any] = {"facecolor": "#f4f4f4", "edgecolor": "#c8c8c8", "hatch": "/////", "linewidth": 0}
@@ -369,30 +429,41 @@ def _heat_legend(figure: Figure, measure: _Measure, colours: Sequence[str]) -> N
 
 # -- parts ------------------------------------------------------------------------------------------
 
-_Styles = Mapping[str, Mapping[str, Any]]
+_Looks = Mapping[str, Mapping[str, Any]]
 
 
-def _styles(table: pd.DataFrame) -> _Styles:
+def styles(table: pd.DataFrame) -> _Looks:
     """Give each backend colour, marker and line, no two alike: own ones solid, rivals dashed.
 
-    Of many backends those that are ever the fastest, or not separated from it, have colours, and the baseline; the
-    others are thin and grey.
+    Of many backends those that lead have colours, as many as there are, and the baseline; the others are thin and grey.
     """
     kinds = dict(zip(table["backend"], table["kind"], strict=True))
     names = backend_order(table)
     coloured = names
     if table[table["status"] == "ok"]["backend"].nunique() > drawing.MANY_BACKENDS:
-        leaders = set[str]().union(*_leaders_by_case(table).values(), table["baseline"].dropna())
-        coloured = [name for name in names if name in leaders]
-    styles: dict[str, Mapping[str, Any]] = {}
+        leading = [*table["baseline"].dropna().unique(), *_leading(table)]
+        chosen = list(dict.fromkeys(leading))[: len(drawing.COLOURS)]
+        coloured = [name for name in names if name in chosen]
+    looks: dict[str, Mapping[str, Any]] = {}
     for name in names:
         index = (coloured if name in coloured else [n for n in names if n not in coloured]).index(name)
         look = drawing.coloured(index) if name in coloured else drawing.grey(index)
-        styles[name] = look | {"linestyle": "-" if kinds[name] == "own" else (0, (4, 2))}
-    return styles
+        looks[name] = look | {"linestyle": "-" if kinds[name] == "own" else (0, (4, 2))}
+    return looks
 
 
-def _leaders_by_case(table: pd.DataFrame) -> dict[str, set[str]]:
+def _leading(table: pd.DataFrame) -> list[str]:
+    """Return the backends that are ever the fastest or tied with it; first those that most often have the least time.
+
+    Wide ties, as from few passes, may make that most of a run's backends.
+    """
+    timed = drawable_times(table)
+    least = Counter(timed.loc[timed.groupby("case")["time_s"].idxmin(), "backend"])
+    tied = Counter(name for names in leaders_by_case(table).values() for name in sorted(names))
+    return sorted(tied, key=lambda name: (-least[name], -tied[name], name))
+
+
+def leaders_by_case(table: pd.DataFrame) -> dict[str, set[str]]:
     """Return for each case the fastest backend and those that nothing separates from it."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_dict("records"):  # once: pandas copies the environment with every part of a frame
@@ -406,43 +477,19 @@ def _panels(layout: Layout, table: pd.DataFrame) -> list[tuple[str, Mapping[int,
     return [(name, panel) for name, panel in layout.panels.items() if cases & set(panel.values())]
 
 
+def drawable_times(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have a time."""
+    return _drawable(table, _TIME)
+
+
 def _drawable(table: pd.DataFrame, measure: _Measure) -> pd.DataFrame:
     values = table[measure.column].astype(float)
     return table[(table["status"] == "ok") & (values > 0)]
 
 
-def _columns(panels: int) -> int:
-    return panels if panels <= 3 else math.ceil(panels / 2)
-
-
-def _figure(panels: int, height_in: float = _HEIGHT_IN) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
-    columns = _columns(panels)
-    rows = math.ceil(panels / columns)
-    grid = figure.subplots(rows, columns, sharex=panels > 1, sharey=True, squeeze=False)
-    axes = list(grid.flat)
-    for unused in axes[panels:]:
-        unused.set_axis_off()
-    for above in axes[panels - columns : (rows - 1) * columns]:  # nothing below: its numbers are the column's
-        above.tick_params(labelbottom=True)
-    return figure, axes[:panels]
-
-
-def _name_axes(axes: Sequence[Axes], below: str, beside: str) -> None:
-    """Name the outer axes of a grid of panels."""
-    columns = _columns(len(axes))
-    for index, axis in enumerate(axes):
-        if index % columns == 0:
-            axis.set_ylabel(beside)
-        if index + columns >= len(axes):
-            axis.set_xlabel(below)
-
-
 def _finish(figure: Figure, axes: Sequence[Axes], names: Sequence[str], title: str, layout: Layout, note: str) -> None:
     """Put title, subtitle and one legend for all panels, in the order of the names."""
-    drawing.head(figure, title, [line for line in (layout.common, note) if line])
+    drawing.head(figure, title, [line for line in (layout.common, *note.splitlines()) if line])
     handles: dict[str, Any] = {}
     for axis in axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))

@@ -27,6 +27,11 @@ class _Console(Console):
 class Screen:
     """Writes to standard output, to the terminal's width or, in a pipe, to any width and without colours.
 
+    Parameters
+    ----------
+    to_stderr : bool
+        Write everything to standard error, where standard output is for something else.
+
     Attributes
     ----------
     width : int or None
@@ -35,10 +40,10 @@ class Screen:
         Is a person looking at a terminal?
     """
 
-    def __init__(self) -> None:
-        self._console = _Console(highlight=False, markup=False, emoji=False)
+    def __init__(self, to_stderr: bool = False) -> None:
+        self._console = _Console(highlight=False, markup=False, emoji=False, stderr=to_stderr)
         self._errors = _Console(highlight=False, markup=False, emoji=False, stderr=True)
-        self.live = self._console.is_terminal and sys.stdout.isatty()
+        self.live = self._console.is_terminal and (sys.stderr if to_stderr else sys.stdout).isatty()
         self.width = self._console.width if self.live else None
 
     def say(self, text: str = "", style: str = "") -> None:
@@ -77,7 +82,8 @@ class Screen:
     def progress(self, budget_s: float, quiet: bool = False) -> Iterator[Progress | None]:
         """Show a bar with the remaining time below what is printed; None if quiet or not on a terminal.
 
-        The remaining time is reckoned from the steps done so far, but is never more than what ``budget_s`` leaves.
+        While a task is "steady" (a field of it), each of its steps as long as another, the remaining time is reckoned
+        from those done; else all that is known is what ``budget_s`` leaves, and that is the most at any time.
         """
         if quiet or not self.live:
             yield None
@@ -105,9 +111,11 @@ def _remaining(budget_s: float) -> ProgressColumn:
         max_refresh = 0.5
 
         def render(self, task: Task) -> Text:
-            left_s = max(0.0, budget_s - (task.elapsed or 0.0))
-            if task.time_remaining is not None:
-                left_s = min(left_s, task.time_remaining)
-            return Text(f"about {left_s:.0f} s left")
+            left_s = budget_s - (task.elapsed or 0.0)
+            if left_s < 0:
+                return Text(f"{-left_s:.0f} s over the budget")
+            if task.fields.get("steady") and task.time_remaining is not None:
+                return Text(f"about {min(left_s, task.time_remaining):.0f} s left")
+            return Text(f"at most {left_s:.0f} s left" if left_s < float("inf") else "")
 
     return Remaining()

@@ -13,7 +13,17 @@ from convbench.bench.record import STATUSES, TIME_SPENT
 from convbench.bench.statistics import fastest
 from convbench.refusals import human_bytes
 from convbench.report.layout import Layout, data_title, layout_of
-from convbench.report.text import DASH, Column, Grid, Row, human_interval, human_number, human_seconds, missing
+from convbench.report.text import (
+    DASH,
+    Column,
+    Grid,
+    Row,
+    human_interval,
+    human_number,
+    human_range,
+    human_seconds,
+    missing,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +35,7 @@ __all__ = [
     "Overview",
     "Section",
     "backend_order",
+    "caveat_notes",
     "comparison",
     "csv_text",
     "fastest",
@@ -41,23 +52,29 @@ __all__ = [
 
 
 MARK = (
-    "marked: the fastest of its case, and whatever is not separated from it: separated is what has both its 95 % "
-    "interval and, from two passes on, all its passes' medians apart from the fastest one's"
+    "marked: the fastest of its case, and whatever is not separated from it: separated is what the 99 % interval of "
+    "its time over the fastest one's, paired within passes, calls slower"
 )
 
 #: What the columns of the summaries mean; ``{baseline}`` is to be filled in.
 TOTALS_LEGEND = (
     "total: the median times of all layers with this one backend, each as often as it occurs; a backend that lacks "
     "layers has none. passes: the least and the greatest total of a single pass, a spread and not a 95 % interval. "
-    "over best: its time over that of the best of all, on the layers that it does. chosen: layers in which it is the "
-    "fastest. best of all (of own): the fastest backend for each layer, as a perfect selector would choose; chosen and "
-    "timed by the same samples, so slightly too good"
+    "over best: its time over that of the best of all, on the layers that it does, paired within passes, with its 99 % "
+    "interval. chosen: layers in which it is the fastest. best of all (of own): the fastest backend for each layer, as "
+    "a perfect selector would choose; chosen and timed by the same samples, so slightly too good"
 )
 MEANS_LEGEND = (
     "geometric means, each case as often as it occurs. fastest: cases in which nothing is faster, ties included. "
     "over best: its time over the fastest one's, on the cases that it did; these differ, so compare backends only "
-    "where they did the same ones (common: those that all did). speed-up: over {baseline}, on the cases that both did"
+    "where they did the same ones (common: those that all did). speed-up: over {baseline}, on the cases that both did. "
+    "99 %: intervals of the means of single passes"
 )
+
+#: Beside the status of a row that has caveats; the notes say which.
+CAVEAT = " (!)"
+
+_TIME_COLUMN = 2  # of the comparison: where its marks stand
 
 #: A matrix of times that is wider than this gives way to the fastest few of each case.
 MATRIX_WIDTH = 100
@@ -81,29 +98,54 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The columns of :func:`convbench.bench.statistics.summarise` and effective_gflop_per_s,
-        executed_gflop_per_s, baseline, speedup, speedup_low, speedup_high (quotients of the two intervals of the
-        times, so wider than need be), speedup_with_prepare (of the sums of prepare_s and time_s); cases in the
-        suite's order, the fastest backend first.
+        The columns of :func:`convbench.bench.statistics.summarise` and of
+        :func:`convbench.bench.statistics.standings`, effective_gflop_per_s, executed_gflop_per_s, limit_share (see
+        :func:`convbench.bench.limits.limit_share`), baseline, speedup, speedup_low, speedup_high (paired, 99 %),
+        speedup_with_prepare (of the sums of prepare_s and time_s); cases in the suite's order, the fastest backend
+        first. ``attrs["noise"]`` is :func:`convbench.bench.statistics.noise`.
     """
     table = statistics.summarise(records)
+    table = table.join(statistics.standings(table))
     present = baseline is not None and baseline in set(table["backend"])
     table["baseline"] = baseline if present else None
-    table["speedup"] = statistics.speedups(table, str(baseline)) if present else float("nan")
-    base = table[table["backend"] == baseline].set_index("case")
-    for end, opposite in (("low", "high"), ("high", "low")):
-        quotient = table["case"].map(base[f"{end}_s"]) / table[f"{opposite}_s"]
-        table[f"speedup_{end}"] = quotient.where(table["backend"] != baseline)
+    ratios = statistics.ratios_over(table, str(baseline)) if present else []
+    for column, values in (
+        ("speedup", [ratio.value for ratio in ratios]),
+        ("speedup_low", [ratio.low for ratio in ratios]),
+        ("speedup_high", [ratio.high for ratio in ratios]),
+    ):
+        table[column] = values if present else float("nan")
+    table.loc[table["backend"] == baseline, ["speedup_low", "speedup_high"]] = float("nan")
     whole = table["time_s"].astype(float) + table["prepare_s"].astype(float)
-    base_whole = whole[table["backend"] == baseline].set_axis(base.index)
-    table["speedup_with_prepare"] = table["case"].map(base_whole) / whole
+    own = table["backend"] == baseline
+    table["speedup_with_prepare"] = table["case"].map(whole[own].set_axis(table[own]["case"])) / whole
     for rate, flops in (("effective", "flops_nominal"), ("executed", "flops_executed")):
         table[f"{rate}_gflop_per_s"] = table[flops].astype(float) / table["time_s"].astype(float) / 1e9
-    order = {case: rank for rank, case in enumerate(dict.fromkeys(table["case"]))}
-    table["rank"] = table["case"].map(order)
-    table = table.sort_values(["rank", "time_s"], kind="stable", ignore_index=True).drop(columns="rank")
+    limits = records.attrs.get("environment", {}).get("limits")
+    table["limit_share"] = [_limit_share(row, limits) for row in _rows(table)]
+    order = {case: position for position, case in enumerate(dict.fromkeys(table["case"]))}
+    table["position"] = table["case"].map(order)
+    table["after"] = table["ratio_method"] != "itself"
+    table = table.sort_values(["position", "after", "time_s"], kind="stable", ignore_index=True)
+    table = table.drop(columns=["position", "after"])
     table.attrs["cases"] = records.attrs.get("environment", {}).get("cases", [])
+    table.attrs["noise"] = statistics.noise(records)
     return table
+
+
+def _limit_share(row: Figure, limits: Mapping[str, Any] | None) -> float:
+    from convbench.bench.limits import limit_share
+
+    if not limits or row["status"] != "ok" or missing(row["time_s"]) or row["device"] not in ("cpu", "", None):
+        return float("nan")
+    dtype = row["dtype"] if missing(row["accumulate_dtype"]) else row["accumulate_dtype"]
+    return limit_share(
+        time_s=row["time_s"],
+        flops_executed=row["flops_executed"],
+        bytes_min=row["bytes_min"],
+        dtype=str(dtype),
+        limits=limits,
+    )
 
 
 def usual_baseline(records: pd.DataFrame) -> str:
@@ -119,12 +161,27 @@ def legend(table: pd.DataFrame, baseline: str) -> dict[str, str]:
     of_usual = timed[timed["backend"] == usual]["case"].nunique()
     instead = f"; {usual}, the usual baseline, has times on {of_usual} of the {count} timed cases"
     return {
-        "time": "one call, median and its 95 % interval, from the samples of all passes pooled as if they were "
-        "independent",
+        "time": "one call, median of all samples; its 95 % interval is that of the passes' medians where there are 6, "
+        "else of all samples, pooled as if they were independent and so too narrow",
+        "rank": "1 + the number of backends that are faster beyond doubt; ties share theirs",
+        "over fastest": "its time over that of the fastest of its case, geometric mean over passes, with its 99 % "
+        "interval (Student's t over passes, for samples of one pass are not independent); one that reaches 1 is a tie",
         "speed-up": f"the time of {baseline} over this one's{instead * (baseline != usual and of_usual < count)}",
+        "pays after": _break_even_legend(table),
         **_family(table).legend,
+        "limit": "share of what this machine can do: of the time that its measured matrix product or copy would need "
+        "for the operations executed and the bytes moved at least, whichever is longer. It exceeds 100 % where "
+        "operands stay in a cache or a kernel beats BLAS; complex numbers and wide integers have none",
         "workspace": "memory beside operands and result, declared; measured: its peak",
     }
+
+
+def _break_even_legend(table: pd.DataFrame) -> str:
+    counts = table.drop_duplicates("case")["break_even_rival"].value_counts()
+    rival = "the backend whose plan, prepare and one call together take least"
+    if len(counts):
+        rival += f" ({counts.index[0]}" + f" on {counts.iloc[0]} of {counts.sum()} cases" * (len(counts) > 1) + ")"
+    return f"calls after which its plan and prepare have paid for themselves against {rival}; {DASH}: not faster a call"
 
 
 def _family(table: pd.DataFrame) -> Family:
@@ -151,16 +208,21 @@ def comparison(table: pd.DataFrame) -> Grid:
     grid = Grid(
         [
             Column("backend", right=False),
+            Column("rank", drop=6),
             Column("time"),
-            Column("95 % interval", drop=2),
+            Column("95 % interval", drop=5),
+            Column("over fastest", drop=1),
+            Column("99 % interval", drop=2),
             Column("speed-up"),
-            Column("with prepare", drop=4),
-            Column("GFLOP/s"),
-            Column("executed", drop=1),
+            Column("with prepare", drop=10),
+            Column("pays after", drop=4),
+            Column("GFLOP/s", drop=1),
+            Column("executed", drop=8),
+            Column("limit", drop=3),
             Column("error"),
-            Column("bound"),
-            Column("workspace"),
-            Column("measured", drop=3),
+            Column("bound", drop=7),
+            Column("workspace", drop=1),
+            Column("measured", drop=9),
             Column("status", right=False),
         ]
     )
@@ -176,19 +238,24 @@ def _comparison_row(row: Figure, best: bool) -> Row:
         return _refusal(row["backend"], row["status"], row["reason"])
     cells = (
         row["backend"],
+        _count(row["rank"]),
         human_seconds(row["time_s"]),
         human_interval(row["low_s"], row["high_s"], row["time_s"]),
+        _times(row["ratio_to_best"]),
+        DASH if row["ratio_method"] == "itself" else human_range(row["ratio_low"], row["ratio_high"]),
         _times(row["speedup"]),
         _times(row["speedup_with_prepare"]),
+        _count(row["break_even_calls"]),
         human_number(row["effective_gflop_per_s"]),
         human_number(row["executed_gflop_per_s"]),
+        DASH if missing(row["limit_share"]) else f"{row['limit_share']:.0%}".replace("%", " %"),
         human_number(row["error_max_eps"]),
         human_number(row["error_bound_eps"]),
         _bytes(row["workspace_declared_bytes"]),
         _bytes(row["workspace_measured_bytes"]),
-        "ok",
+        f"ok{CAVEAT}" if row["caveats"] else "ok",
     )
-    return Row(cells, marked=frozenset([1]) if best else frozenset())
+    return Row(cells, marked=frozenset([_TIME_COLUMN]) if best else frozenset())
 
 
 def _refusal(backend: str, status: str, reason: object) -> Row:
@@ -200,13 +267,22 @@ def _times(ratio: float | None) -> str:
     return DASH if ratio is None or missing(ratio) else f"{human_number(ratio)}×"
 
 
+def _count(number: float | None) -> str:
+    if number is None or missing(number) or number >= 1e6:
+        return human_number(number)
+    return f"{number:,.0f}"
+
+
 def _bytes(count: float | None) -> str:
     return DASH if count is None or missing(count) else human_bytes(count)
 
 
 def csv_text(table: pd.DataFrame) -> str:
     """Return the table as CSV: raw numbers, units in the column names."""
-    return str(table.drop(columns="pass_medians_s", errors="ignore").to_csv(index=False))
+    plain = table.drop(columns="pass_medians_s", errors="ignore")
+    whole = {name: plain[name].astype("Int64") for name in ("rank", "break_even_calls")}
+    plain = plain.assign(**whole, caveats=plain["caveats"].map("; ".join))
+    return str(plain.to_csv(index=False))
 
 
 # -- the overview -----------------------------------------------------------------------------------
@@ -348,7 +424,7 @@ def _leaders_row(head: tuple[str, ...], rows: Sequence[Figure], best: set[str]) 
     if not timed:
         return Row(head, sentence="no backend has a time")
     first, *others = timed  # the fastest first
-    ratios = [f"{row['backend']} {_times(row['time_s'] / first['time_s'])}" for row in others[:2]]
+    ratios = [f"{row['backend']} {_times(row['ratio_to_best'])}" for row in others[:2]]
     ratios += [""] * (2 - len(ratios))
     cells = (*head, first["backend"], human_seconds(first["time_s"]), *ratios, f"{len(timed)} of {len(rows)}")
     places = (len(head), *range(len(head) + 2, len(head) + 4))
@@ -386,7 +462,7 @@ def _absent(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
 
 
 def _remarks(table: pd.DataFrame) -> list[str]:
-    notes = []
+    notes = [*caveat_notes(table), *_trust(table)]
     if table["time_s"].isna().all():
         notes.append("nothing was timed")
     elif table["speedup"].isna().all():
@@ -402,6 +478,33 @@ def _remarks(table: pd.DataFrame) -> list[str]:
         lacking = ": totals may lack layers" if table["group"].any() else ""
         notes.append(f"{len(unreached)} case{'s' * (len(unreached) > 1)} not reached before the run ended{lacking}")
     return notes
+
+
+def caveat_notes(table: pd.DataFrame) -> list[str]:
+    """Name each caveat once, with the backends that have it."""
+    notes: dict[str, list[str]] = {}
+    for row in _rows(table):
+        for caveat in row["caveats"]:
+            notes.setdefault(caveat, []).append(row["backend"])
+    return [f"{', '.join(dict.fromkeys(names))}{CAVEAT}: {caveat}" for caveat, names in notes.items()]
+
+
+def _trust(table: pd.DataFrame) -> list[str]:
+    """Say what the comparisons rest on, and what comparing backends with themselves has found."""
+    compared = table[table["ratio_method"].isin(["paired", "pooled", "samples"])]
+    notes = []
+    if (compared["ratio_method"] == "samples").any():
+        notes.append(
+            "comparisons of backends with fewer than four passes together rest on samples of single processes and are "
+            "blind to whatever differs between processes: give the run more passes"
+        )
+    if unknown := int(compared["ratio_low"].isna().sum()):
+        notes.append(  # known in no other way, it is not called separated
+            f"{unknown} of {len(compared)} comparisons with the fastest have no interval, for want of passes or of 8 "
+            "samples, and are called ties"
+        )
+    noise = table.attrs.get("noise")
+    return [*notes, *([str(noise)] if noise and noise.comparisons else [])]
 
 
 def _places(rows: Sequence[Figure], table: pd.DataFrame) -> str:
@@ -429,14 +532,14 @@ def totals_section(table: pd.DataFrame) -> Section | None:
     baseline = next((name for name in table["baseline"] if name), None)
     totals["speedup"] = float("nan")
     if baseline is not None:
-        by_group = totals.rename(columns={"group": "case"})
-        totals["speedup"] = statistics.speedups(by_group, baseline)
+        totals["speedup"] = statistics.speedups(totals.rename(columns={"group": "case"}), baseline)
     grid = Grid(
         [
             Column("backend", right=False),
             Column("total"),
             Column("passes"),
             Column("over best"),
+            Column("99 % interval", drop=1),
             *[Column("speed-up")] * bool(totals["speedup"].notna().any()),
             Column("GFLOP/s"),
             Column("chosen"),
@@ -464,7 +567,8 @@ def _total_rows(rows: Sequence[Figure], columns: int) -> Iterator[Row]:
                 human_seconds(row["time_s"]),
                 human_interval(row["low_s"], row["high_s"], row["time_s"]),
                 _times(row["behind_best"]),
-                *[_times(row["speedup"])] * (columns > 6),
+                human_range(row["behind_best_low"], row["behind_best_high"]),
+                *[_times(row["speedup"])] * (columns > 7),
                 human_number(row["effective_gflop_per_s"]),
                 DASH if choice else str(row["chosen"]),
             )
@@ -485,10 +589,10 @@ def means_section(table: pd.DataFrame) -> Section | None:
 
     None for fewer than two cases or backends; see :func:`convbench.bench.statistics.geometric_means`.
     """
-    means = _rows(statistics.geometric_means(table, table["speedup"]))
+    baseline = next((name for name in table["baseline"] if name), None)
+    means = _rows(statistics.geometric_means(table, baseline))
     if len(means) < 2 or means[0]["of"] < 2:
         return None
-    baseline = next((name for name in table["baseline"] if name), None)
     common = means[0]["common"] if means[0]["common"] > 1 else 0
     grid = Grid(
         [
@@ -496,23 +600,36 @@ def means_section(table: pd.DataFrame) -> Section | None:
             Column("cases"),
             Column("fastest"),
             Column("over best"),
+            Column("over best, 99 %", drop=3),
             *[Column(f"on {common} common", drop=1)] * bool(common),
-            *[Column("speed-up"), Column("on cases"), Column("least–most", drop=2)] * bool(baseline),
+            *[
+                Column("speed-up"),
+                Column("speed-up, 99 %", drop=4),
+                Column("on cases"),
+                Column("least–most", drop=2),
+            ]
+            * bool(baseline),
         ]
     )
     for row in sorted(means, key=lambda row: (-row["cases"], row["behind_best"])):
         extremes = f"{human_number(row['speedup_least'])}–{human_number(row['speedup_most'])}"
-        compared = (_times(row["speedup"]), str(row["compared"]), extremes if row["compared"] else DASH)
+        compared = (
+            _times(row["speedup"]),
+            DASH if row["backend"] == baseline else human_range(row["speedup_low"], row["speedup_high"]),
+            str(row["compared"]),
+            extremes if row["compared"] else DASH,
+        )
         cells = (
             row["backend"],
             f"{row['cases']} of {row['of']}",
             str(row["fastest"] or ""),
             _times(row["behind_best"]),
+            human_range(row["behind_best_low"], row["behind_best_high"]),
             *[_times(row["behind_best_common"])] * bool(common),
-            *compared[: 3 * bool(baseline)],
+            *(compared if baseline else ()),
         )
         grid.rows.append(Row(cells))
-    legend = MEANS_LEGEND.format(baseline=baseline) if baseline else MEANS_LEGEND.partition(". speed-up")[0]
+    legend = MEANS_LEGEND.format(baseline=baseline) if baseline else re.sub(r" speed-up: .*? did\.", "", MEANS_LEGEND)
     return Section("Means", grid, legend)
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "Row",
     "human_interval",
     "human_number",
+    "human_range",
     "human_seconds",
     "missing",
     "shorten",
@@ -73,6 +74,21 @@ def human_interval(low_s: float | None, high_s: float | None, time_s: float) -> 
         return DASH
     scale, _ = _time_unit(time_s)
     return f"{human_number(low_s / scale)}–{human_number(high_s / scale)}"
+
+
+#: A ratio's interval whose ends differ by more says nothing but that the passes were too few or too different.
+_TELLING = 1e4
+
+
+def human_range(low: float | None, high: float | None) -> str:
+    """Format the interval of a ratio; one of four decades and more is not worth its digits.
+
+    >>> human_range(0.95, 1.0612), human_range(1e-9, 1e8), human_range(None, None)
+    ('0.950–1.06', 'too wide', '–')
+    """
+    if low is None or high is None or missing(low) or missing(high):
+        return DASH
+    return f"{human_number(low)}–{human_number(high)}" if high <= _TELLING * low else "too wide"
 
 
 def shorten(text: str, width: int | None) -> str:

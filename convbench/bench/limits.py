@@ -1,0 +1,272 @@
+"""What this machine can do at best: the rate of a matrix product and of a copy, both measured, never looked up.
+
+They are the two roofs of the roofline model (Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from convbench.bench.environment import cache_bytes, memory_bytes
+from convbench.threads import blas_threads, parallel, pool_sizes, resolve, shares
+
+__all__ = ["ROOFS", "gemm_rate", "last_level_bytes", "limit_share", "measure_limits"]
+
+#: What sums are formed in → the dtype of the matrix product that bounds its rate.
+ROOFS = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+
+#: Operands from less than 1 MB, in L2 and multiplied between two interruptions, to a hundred, enough for many threads.
+_GEMM_SIZES = (256, 512, 1024, 2048)
+_VISITS = 8  # times that everything is gone through, if there is time
+_LEAST_VISITS = 3
+_LEAST_COPY_BYTES, _MOST_COPY_BYTES = 2**26, 2**30  # of one array
+_PIECES = 4  # that a thread copies, so that one disturbed thread does not hold up all
+_CPUS = Path("/sys/devices/system/cpu")
+
+Call = Callable[[], object]
+
+
+# -- measuring ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Timed:
+    """A call, what it does (operations or bytes), and how long it took each time."""
+
+    call: Call
+    amount: int
+    samples_s: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+    def visit(self, seconds: float) -> None:
+        """Take samples for some time, one at least."""
+        began_cpu, began = time.process_time(), time.perf_counter()
+        now = began
+        while now < began + seconds or now == began:
+            start, _ = now, self.call()
+            now = time.perf_counter()
+            self.samples_s.append(max(now - start, 1e-9))
+        self.cpu_s += time.process_time() - began_cpu
+
+    @property
+    def best(self) -> float:
+        """Amount a second."""
+        return self.amount / min(self.samples_s)
+
+    @property
+    def median(self) -> float:
+        """Amount a second."""
+        return self.amount / median(self.samples_s)
+
+    @property
+    def cores_used(self) -> float:
+        """CPU time over wall time."""
+        return self.cpu_s / sum(self.samples_s)
+
+
+def measure_limits(threads: int, seconds: float = 1.0) -> dict[str, Any]:
+    """Measure the best rates of GEMM and copy that this machine shows just now.
+
+    The best of many is the limit: what disturbs can only take away. All are measured in turn, several times, so that
+    a disturbance falls on all alike; the medians say how far the machine was from being left alone.
+
+    Parameters
+    ----------
+    threads : int
+        For the products and the copy.
+    seconds : float
+        About how long it takes; a slow machine may take longer for the least number of samples.
+
+    Returns
+    -------
+    dict
+        As JSON has it. ``gemm_flop_per_s`` and ``gemm_median_flop_per_s``: dtype → rate of NumPy's ``matmul``, which
+        is BLAS, by what is best of several: ``gemm_by`` is "BLAS's threads, 1024" (the threads share one product of
+        that size) or "a product a thread, 256". ``gemm_cores_used``: CPU time over wall time where BLAS's threads
+        share the smallest product. ``copy_bytes_per_s`` and ``copy_median_bytes_per_s``: bytes read and bytes written,
+        both counted, of arrays of ``copy_array_bytes``; ``copy_beyond_cache`` says whether the two are at least four
+        times all last-level caches (None if their size is not known). ``blas_threads``: pool → its size as verified
+        while BLAS's threads share a product; None without threadpoolctl. ``threads``.
+
+    Raises
+    ------
+    SpecError
+        If the number of threads is none.
+    """
+    threads = resolve(threads)
+    caches = last_level_bytes()
+    size = _copy_array_bytes(caches, memory_bytes())
+    with blas_threads(threads):
+        products = {dtype: _products(dtype, threads, seconds) for dtype in ("float32", "float64")}
+        copy = _Timed(_copy(size, threads), 2 * size)
+        _take_turns([*products["float32"].values(), *products["float64"].values(), copy], seconds)
+        pools = pool_sizes()
+    best = {dtype: max(timed, key=lambda way: timed[way].best) for dtype, timed in products.items()}
+    return {
+        "gemm_flop_per_s": {dtype: products[dtype][way].best for dtype, way in best.items()},
+        "gemm_median_flop_per_s": {dtype: products[dtype][way].median for dtype, way in best.items()},
+        "gemm_by": best,
+        "gemm_cores_used": {dtype: next(iter(timed.values())).cores_used for dtype, timed in products.items()},
+        "copy_bytes_per_s": copy.best,
+        "copy_median_bytes_per_s": copy.median,
+        "copy_array_bytes": size,
+        "copy_beyond_cache": 2 * size >= 4 * caches if caches else None,
+        "blas_threads": pools and {name: size for name, size in pools.items() if name.startswith("blas:")},
+        "threads": threads,
+    }
+
+
+def _take_turns(all_timed: Sequence[_Timed], seconds: float) -> None:
+    for timed in all_timed:
+        timed.call()
+    until = time.perf_counter() + seconds
+    visits = 0
+    while visits < _LEAST_VISITS or time.perf_counter() < until:
+        for timed in all_timed:
+            timed.visit(seconds / _VISITS / len(all_timed))
+        visits += 1
+
+
+def _products(dtype: str, threads: int, seconds: float) -> dict[str, _Timed]:
+    """Return ways to multiply matrices.
+
+    One product shared by BLAS's threads waits for the slowest of them many times, which costs a busy machine most of
+    its rate; a product for each thread waits once.
+    """
+    ways = {}
+    for size in _GEMM_SIZES:
+        call = _product(dtype, size)
+        ways[f"BLAS's threads, {size}"] = _Timed(call, 2 * size**3)
+        began = time.perf_counter()
+        call()
+        if 8 * (time.perf_counter() - began) > seconds / 20:  # twice the size is eight times the work
+            break
+    if threads > 1:
+        size = _GEMM_SIZES[0]
+        calls = [_product(dtype, size) for _ in range(threads)]
+        ways[f"a product a thread, {size}"] = _Timed(partial(_alone, calls), 2 * size**3 * threads)
+    return ways
+
+
+def _product(dtype: str, size: int) -> Call:
+    rng = np.random.default_rng(size)
+    a, b = (rng.standard_normal((size, size)).astype(dtype) for _ in range(2))
+    return partial(np.matmul, a, b, out=np.empty_like(a))
+
+
+def _alone(calls: Sequence[Call]) -> None:
+    """Make each call in a thread of its own, in which BLAS has no others."""
+
+    def make(call: Call) -> None:
+        call()
+
+    with blas_threads(1):
+        parallel(make, calls, len(calls))
+
+
+def _copy(size: int, threads: int) -> Call:
+    """Return a call that copies so many bytes."""
+    pieces = shares(size, threads * _PIECES if threads > 1 else 1)
+    source, target = np.empty(size, np.uint8), np.empty(size, np.uint8)
+
+    def fill(piece: slice) -> None:  # by several threads: on a NUMA machine its pages are then in several places
+        source[piece] = 1
+        target[piece] = 0
+
+    def copy(piece: slice) -> None:
+        np.copyto(target[piece], source[piece])  # lets go of the interpreter's lock
+
+    parallel(fill, pieces, threads)
+    return partial(parallel, copy, pieces, threads)
+
+
+def _copy_array_bytes(caches: int | None, memory: int | None) -> int:
+    """Twice all last-level caches, so that two arrays are four times as large; but an eighth of memory at most."""
+    most = min(_MOST_COPY_BYTES, memory // 8 if memory else _MOST_COPY_BYTES)
+    return min(most, max(_LEAST_COPY_BYTES, 2 * (caches or 0)))
+
+
+def last_level_bytes(cpus: Path = _CPUS) -> int | None:
+    """Return the size of all last-level caches together, None if the system does not say.
+
+    A large machine has several, one for each group of cores; what is spread over its threads must exceed their sum.
+    """
+    caches: dict[tuple[int, str], int] = {}
+    for folder in cpus.glob("cpu[0-9]*/cache/index[0-9]*"):
+        try:
+            level, shared, size = ((folder / name).read_text().strip() for name in ("level", "shared_cpu_list", "size"))
+        except OSError:
+            continue
+        if level.isdigit() and (parsed := cache_bytes(size)) is not None:
+            caches[int(level), shared] = parsed
+    last = max((level for level, _ in caches), default=None)
+    return sum(size for (level, _), size in caches.items() if level == last) or None
+
+
+# -- judging --------------------------------------------------------------------------------------
+
+
+def gemm_rate(dtype: str, limits: Mapping[str, Any] | None) -> float:
+    """Return the measured FLOP/s of a matrix product whose sums are formed in ``dtype``; NaN if unknown."""
+    rate = ((limits or {}).get("gemm_flop_per_s") or {}).get(ROOFS.get(dtype, dtype))
+    return float(rate) if rate else math.nan
+
+
+def limit_share(
+    *,
+    time_s: float | None,
+    flops_executed: float | None,
+    bytes_min: float | None,
+    dtype: str,
+    limits: Mapping[str, Any] | None,
+) -> float:
+    """Return the fraction of this machine's limit that a call reaches: attainable over measured time.
+
+    Attainable is the longer of doing the work at the measured GEMM rate and moving the bytes at the measured copy
+    rate. That is the height of a point in the roofline plot over that of the roof above it.
+
+    It is no bound. It exceeds 1 where operands stay in a cache, which is faster than the copy through memory; where
+    a kernel beats BLAS; and where a plan counts more work than it does. It judges the algorithm's own work
+    (``flops_executed``): one that does four times too much at full speed has a share of 1.
+
+    Parameters
+    ----------
+    time_s : float or None
+        Of one call on the CPU. The limits say nothing of other devices.
+    flops_executed, bytes_min : float or None
+        Work really done; least traffic.
+    dtype : str
+        What sums are formed in: ``accumulate_dtype`` of a record, not the dtype of its spec. Half precision is summed
+        in float32 and narrow integers are summed in float32 or float64, and these bound their rates. Wide integers and
+        complex numbers have no limit here: BLAS has no product of the former, and plans count the latter's work in
+        two ways (a complex multiply–add is 2 operations to those that multiply directly and 8 to those that transform).
+    limits : mapping or None
+        From :func:`measure_limits`.
+
+    Returns
+    -------
+    float
+        NaN if any of it is unknown.
+
+    Examples
+    --------
+    >>> limits = {"gemm_flop_per_s": {"float32": 100e9}, "copy_bytes_per_s": 20e9}
+    >>> limit_share(time_s=2.0, flops_executed=100e9, bytes_min=10e9, dtype="float32", limits=limits)
+    0.5
+    >>> limit_share(time_s=2.0, flops_executed=1e9, bytes_min=20e9, dtype="float16", limits=limits)
+    0.5
+    """
+    rate = (limits or {}).get("copy_bytes_per_s")
+    if not rate or time_s is None or flops_executed is None or bytes_min is None or not time_s > 0:
+        return math.nan
+    work_s, traffic_s = flops_executed / gemm_rate(dtype, limits), bytes_min / rate
+    return math.nan if math.isnan(work_s + traffic_s) else max(work_s, traffic_s) / time_s
