@@ -22,7 +22,7 @@ from convbench.report import accuracy, drawing
 from convbench.report.accuracy import accuracy_plot, csv_text, is_untimed, markdown, overview, sweeps_of
 
 LINE = "n1 c1 o1 i12x12 k3 psame f32"
-UNTIMED = Options(threads=1, timed=False, budget_s=60.0)
+UNTIMED = Options(threads=1, timed=False, budget_s=60.0, isolate=False)
 
 
 def right(spec: ConvSpec, x: Any, w: Any) -> Any:
@@ -80,15 +80,16 @@ def test_a_wrong_result_is_wrong_without_times_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("timed", "status"), [(True, "skipped"), (False, "ok")])
-def test_one_call_must_fit_the_limit_not_two(
+def test_one_call_must_fit_the_limit_not_four(
     timed: bool, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("convbench.bench.worker.PROBE_FLOPS", 0)
     monkeypatch.setattr("convbench.bench.predict.expected_seconds", lambda *_, **__: 4.0)
-    run_cases([Case.parse(LINE)], [backend()], Options(threads=1, passes=1, timed=timed), tmp_path / "run")
+    options = Options(threads=1, passes=1, timed=timed, isolate=False)
+    run_cases([Case.parse(LINE)], [backend()], options, tmp_path / "run")
     (one,) = read(tmp_path / "run")
     assert one.status == status
-    assert ("two are needed" in one.reason) is timed
+    assert ("4 are needed" in one.reason) is timed
 
 
 @pytest.mark.parametrize(("timed", "status"), [(True, "skipped"), (False, "ok")])
@@ -97,8 +98,10 @@ def test_the_whole_budget_is_for_verifying(
 ) -> None:
     """Nothing is kept back for passes that are not made."""
     monkeypatch.setattr(_Run, "_left_s", lambda self: 10.0)
-    run_cases([Case.parse(LINE)], [backend()], Options(threads=1, timed=timed, budget_s=100.0), tmp_path / "run")
-    assert {one.status for one in read(tmp_path / "run")} == {status}
+    options = Options(threads=1, passes=1, timed=timed, budget_s=100.0, isolate=False)
+    small, large = Case.parse("i8 k3"), Case.parse(LINE)
+    run_cases([small, large], [backend()], options, tmp_path / "run")
+    assert {one.status for one in read(tmp_path / "run") if one.case == str(large)} == {status}
 
 
 def test_timed_is_a_truth_value() -> None:
@@ -369,6 +372,6 @@ def test_options_of_timing_are_refused(
     assert output == ""
     assert errors == (
         f"convbench: {option}: got {value if option == '--passes' else repr(value)}; says how to time, and --accuracy "
-        "times nothing; leave out one of the two\n"
+        f"times nothing; leave out {option} or --accuracy\n"
     )
     assert not (tmp_path / "out").exists()

@@ -121,7 +121,7 @@ def test_single_passes_are_compared_by_samples_or_by_the_others_passes() -> None
     assert (row["method"], row["verdict"]) == ("pooled", "slower")
     found = compare(run(records("a", [1.0])), run(records("a", [2.0])))
     assert verdicts(found) == {"a": "unclear"}
-    assert any("no interval" in note for note in found.notes)
+    assert any("1 of 1 ratios rest on fewer than four passes" in note for note in found.notes)
 
 
 def test_means_have_intervals_over_passes() -> None:
@@ -152,22 +152,25 @@ def test_a_case_written_otherwise_is_the_same_renamed() -> None:
     """Its pairs are compared all the same."""
     written = "n1 c1 o1 i64x64 k3 p1 f32 x=photo"
     found = compare(run(records("a", STEADY, case=f"{CASE} x=photo")), run(records("a", times(2.0), case=written)))
-    assert [tuple(entry) for entry in found.renamed] == [(f"{CASE} x=photo", written, True)]
+    assert [tuple(entry) for entry in found.renamed] == [(f"{CASE} x=photo", written)]
     assert verdicts(found) == {"a": "slower"}
     assert found.failed()
     assert (found.missing, found.new) == ((), ())
 
 
-def test_the_nearest_case_may_be_the_same() -> None:
-    """A question, and a failure; other data are another case."""
+def test_like_data_of_the_same_spec_may_be_the_same() -> None:
+    """A question: the pairs are missing and new. Another kernel size is another case."""
     found = compare(run(records("a", STEADY, case=f"{CASE} x=photo")), run(records("a", STEADY, case=f"{CASE} x=phot")))
-    assert [entry.certain for entry in found.renamed] == [False]
+    assert found.renamed == ()
+    assert [tuple(entry) for entry in found.alike] == [(f"{CASE} x=photo", f"{CASE} x=phot")]
+    assert (len(found.missing), len(found.new)) == (1, 1)
     assert found.pairs.empty
-    assert (found.failed(), found.failed(fail_on_missing=False)) == (True, False)
-    assert any(line.startswith("renamed?: ") for line in remarks(found))
-    far = compare(run(records("a", STEADY)), run(records("a", STEADY, case="n8 c3 o5 i9x9x9 k1 f64")))
-    assert far.renamed == ()
-    assert (len(far.missing), len(far.new)) == (1, 1)
+    assert found.failed()
+    assert any(line.startswith("perhaps renamed? ") for line in remarks(found))
+    for other in ("n8 c3 o5 i9x9x9 k1 f64", CASE.replace("k3", "k11")):
+        far = compare(run(records("a", STEADY)), run(records("a", STEADY, case=other)))
+        assert (far.renamed, far.alike) == ((), ())
+        assert (len(far.missing), len(far.new)) == (1, 1)
 
 
 # -- what else differs ------------------------------------------------------------------------------
@@ -254,12 +257,15 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", old, slow]) == 1
     assert main(["compare", old, slow, "--threshold", "25%"]) == 0
     assert main(["compare", old, slow, "--threshold", "0.25"]) == 0
+    assert main(["compare", old, slow, "--threshold", "1e-3", "--confidence", "0.9"]) == 1
     assert main(["compare", old, less]) == 1
     assert main(["compare", old, less, "--no-fail-on-missing"]) == 0
     assert main(["compare", less, old]) == 0  # new pairs are no failure
     capsys.readouterr()
     for wrong in (["compare", old], ["compare", old, str(tmp_path / "none")], ["compare", old, old, "--threshold", "5"],
-                  ["compare", old, old, "--threshold", "-1%"]):  # fmt: skip
+                  ["compare", old, old, "--threshold", "-1%"], ["compare", old, old, "--threshold", "100%"],
+                  ["compare", old, old, "--threshold", "5%%"], ["compare", old, old, "--threshold", "nan"],
+                  ["compare", old, old, "--confidence", "0.3"]):  # fmt: skip
         assert main(wrong) == 2
         output, error = capsys.readouterr()
         assert (output, error.count("\n")) == ("", 1)
@@ -280,11 +286,43 @@ def test_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[s
     found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert (found["before"], found["after"], found["failed"]) == (old, new, True)
     assert [pair["verdict"] for pair in found["pairs"]] == ["slower", "same"]
+    assert (found["compared"], found["told"]) == (2, 2)
+    assert found["noise_before"]["comparisons"] == found["noise_after"]["comparisons"] == 0
 
 
 def test_markdown_of_runs_with_nothing_in_common() -> None:
     found = compare(run(records("a", STEADY)), run(records("b", STEADY)))
-    assert markdown(found, ("x", "y")).startswith("# x → y\n\n0 pairs of both runs: 1 pair missing.")
+    assert markdown(found, ("x", "y")).startswith("# x → y\n\n0 pairs of both runs: 1 pair missing, no pair has a time")
+
+
+def test_nothing_compared_is_no_all_clear() -> None:
+    """Not even where missing pairs do not count; what is unclear is no all-clear either, and is counted."""
+    one, untimed = run(records("a", STEADY)), run(records("a", [], status="unsupported"))
+    twins = run(records("a", STEADY, twin=True))
+    for before, after in ((one, run(records("b", STEADY))), (untimed, untimed), (twins, twins), (untimed, one)):
+        found = compare(before, after)
+        assert found.failed(fail_on_missing=False)
+        assert "nothing was compared" in conclusion(found)
+        assert "no regression" not in conclusion(found)
+    unsteady = run(records("a", STEADY), records("b", [0.7, 1.5, 1.2, 0.9, 1.3, 0.8]))
+    found = compare(unsteady, unsteady)
+    assert "no regression among the 1 that can be told, 1 unclear (median interval ±" in conclusion(found)
+    single = run(records("a", [1.0]))
+    found = compare(single, single)
+    assert not found.failed()
+    assert "none can be told, 1 unclear (no interval is known)" in conclusion(found)
+
+
+def test_a_single_process_has_no_verdict() -> None:
+    """However many samples it has, and however far they are apart."""
+    before, after = (run([Record(run_id="r", case=CASE, spec=CASE, backend="a", pass_=1, samples_s=[s] * 20)])
+                     for s in (1.0, 2.0))  # fmt: skip
+    found = compare(before, after)
+    assert verdicts(found) == {"a": "unclear"}
+    (row,) = found.pairs.to_dict("records")
+    assert (row["method"], row["ratio"], row["low"], row["high"]) == ("samples", 2.0, 2.0, 2.0)
+    assert any("[2.00–2.00]" in line for line in pairs_grid(found, everything=True).plain())
+    assert verdicts(compare(before, before)) == {"a": "unclear"}
 
 
 def test_orders_of_two_runs_by_hand() -> None:

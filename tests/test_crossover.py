@@ -23,9 +23,10 @@ from convbench.bench.record import Record, load_results
 from convbench.bench.rounds import RoundDone, RoundStarted, Timing
 from convbench.bench.run import Event
 from convbench.cli import main
+from convbench.commands.results import removed_if_empty
 from convbench.errors import SpecError, UnsupportedSpec
 from convbench.refusals import Limits
-from convbench.report.crossover import crossover_plot, notes, redraw, sentences, write_crossover
+from convbench.report.crossover import crossover_plot, notes, point_row, redraw, sentences, write_crossover
 
 LINE = "n1 c1 o1 i64x64 k3 psame f32"
 ODD = tuple(range(3, 102, 2))
@@ -355,6 +356,23 @@ def test_points_are_a_frame() -> None:
     assert row["low"] < row["ratio"] < row["high"]
 
 
+def test_a_tie_of_few_passes_is_no_finding() -> None:
+    """Notes say how many there were."""
+
+    def measure(values: Sequence[int]) -> dict[int, tuple[Timing, Timing]]:
+        return {value: (Timing({1: 1.0, 2: 1.4}), Timing({1: 1.3, 2: 1.1})) for value in values}
+
+    points, _ = search(measure, (3, 5))
+    found = Crossover("fft", "direct", "kernel_size", LINE, (3, 5), points)
+    assert notes(found) == [
+        "undecided at kernel_size 3, 5: with 2 passes a difference of more than 1.25× is left open; give more --budget"
+    ]
+    assert {point_row(found, point).cells[5] for point in points} == {"undecided"}
+    alike = _found(Clock(_flat, _flat, 0.01))
+    assert notes(alike) == []
+    assert "tie" in {point_row(alike, point).cells[5] for point in alike.measured}
+
+
 def test_plot_is_not_drawn_of_nothing() -> None:
     nothing = Crossover("a", "b", "kernel_size", LINE, ODD)
     assert crossover_plot(nothing) is None
@@ -452,13 +470,17 @@ def test_command_as_json_prints_nothing_else(tmp_path: Path, capsys: pytest.Capt
     given = json.loads(capsys.readouterr().out)
     assert [point["value"] for point in given["points"]] == [1, 2]
     (folder,) = tmp_path.iterdir()
-    assert Crossover.from_dict(given) == load_crossover(folder)
+    found = load_crossover(folder)
+    assert Crossover.from_dict(given) == found
+    assert (given["sentences"], given["notes"]) == (sentences(found), notes(found))
 
 
 @pytest.mark.parametrize(
     ("arguments", "wording"),
     [
         (("fft-pocketfft", "nothing", "--spec", LINE), "nothing"),
+        (("im2col", "im2col", "--spec", LINE), "given twice"),
+        (("fft-pocketfft", "im2col", "--spec", LINE, "--over", "kernel_size=3"), "needs at least two values"),
         (("fft-pocketfft", "im2col", "--spec", LINE, "--over", "groups", "--to", "9"), "over: got 'groups'"),
         (("fft-pocketfft", "im2col", "--spec", LINE, "--over", "batch=1,2", "--to", "9"), "leave out --from and --to"),
         (("fft-pocketfft", "im2col", "--spec", LINE, "--from", "40"), "must rise"),
@@ -475,6 +497,33 @@ def test_mistakes_cost_one_line_and_leave_no_folder(
     assert wording in errors
     assert len(errors.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["crossover.json", "map.json", "rounds"])
+def test_a_search_is_not_resumed_as_if_it_were_a_run(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).mkdir()
+    assert main(["run", "--resume", str(tmp_path)]) == 2
+    assert f"is the folder of a search (it has {name})" in capsys.readouterr().err
+
+
+def test_help_has_no_stray_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("crossover", "map"):
+        assert main([command, "--help"]) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if line != line.rstrip()] == []
+
+
+def test_an_empty_folder_goes_and_one_that_went_is_no_error(tmp_path: Path) -> None:
+    for leave in ("empty", "full", "gone"):
+        folder = tmp_path / leave
+        folder.mkdir()
+        with removed_if_empty(folder):
+            if leave == "full":
+                (folder / "a").touch()
+            if leave == "gone":
+                folder.rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
 @pytest.mark.usefixtures("at_once")

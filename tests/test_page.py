@@ -20,6 +20,7 @@ from convbench.cli import main
 from convbench.errors import SpecError
 from convbench.report import PAGE_FILE, run_title, tables, write_report
 from convbench.report.page_data import as_json
+from convbench.report.reproduce import reproduce
 
 #: What a file may be called: everything that means something to HTML, to a shell or to Matplotlib.
 NASTY = """n1 c1 o1 i64x64 k5 f32 x=@a<b>&"c"'d'$e$.npy"""
@@ -172,8 +173,60 @@ def test_each_pair_has_a_row_with_raw_figures_and_its_command(page: tuple[str, D
         raw = [figure for figure in data["columns"][column] if figure is not None]
         assert raw == pytest.approx(table[column][known].tolist(), rel=1e-5)
         assert [figure is None for figure in data["columns"][column]] == (~known).tolist()
-    statuses = {text for attributes, text in document.all("td") if "reason" in (attributes.get("class") or "")}
+    reasons = [each for each in document.all("td") if "reason" in (each[0].get("class") or "")]
+    assert {attributes.get("colspan") for attributes, text in reasons if text == "ok"} == {None}
+    columns = len([1 for attributes, _ in document.all("th") if "data-key" in attributes])
+    assert {attributes.get("colspan") for attributes, text in reasons if text != "ok"} == {str(columns - 2)}
+    statuses = {text for _, text in reasons}
     assert statuses == {"ok", "unsupported: data: a < b & c", "wrong: error 1e5 eps at (0, 0, 3, 4)"}
+
+
+HOW = {"mode": "cold", "passes": 10, "time_limit_s": 30.5, "memory_limit_bytes": 2**33, "budget_s": 400, "timed": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, []),
+        ({"mode": "hot", "passes": 6, "time_limit_s": 10, "memory_limit_bytes": 2**31, "isolate": True}, []),
+        (HOW, ["--mode", "cold", "--passes", "10", "--time-limit", "30.5", "--memory-limit", "8589934592"]),
+        ({**HOW, "timed": False}, ["--time-limit", "30.5", "--memory-limit", "8589934592", "--accuracy"]),
+        ({"time_limit_s": 300.0, "budget_s": None}, ["--time-limit", "300", "--budget", "300"]),
+        ({"isolate": False}, ["--one-process"]),
+    ],
+)
+def test_a_pair_is_measured_again_as_it_was(options: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+    """What is not usual is in the command, and the command line takes it, for a case that a shell would take apart."""
+    figure = {"case": NASTY, "backend": "fft", "threads": 2.0}
+    command = shlex.split(reproduce(figure, options))
+    assert command == ["convbench", "run", "--spec", NASTY, "--backends", "fft", "--threads", "2", *words]
+    assert main([*command[1:3], "n1 c1", *command[4:], "--out", str(tmp_path)]) == 2  # gets as far as the spec
+
+
+def test_all_commands_of_a_page_are_those_of_its_run(tmp_path: Path) -> None:
+    """In the rows and beside what went wrong."""
+    folder = _run_folder(tmp_path)
+    path = folder / ENVIRONMENT_FILE
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"options": HOW}), encoding="utf-8")
+    _, document = _page(folder)
+    commands = [text for _, text in document.all("code") if text.startswith("convbench run --spec")]
+    assert len(commands) == len(CASES) * len(BACKENDS)
+    assert all("--threads 2 --mode cold --passes 10 --time-limit 30.5" in text for text in commands)
+    (problem,) = document.all("pre")
+    assert problem[1].partition("again: ")[2] in commands
+
+
+@pytest.mark.parametrize(("median", "is_said"), [(80e9, False), (50e9, True), (None, False)])
+def test_the_page_says_that_its_limits_were_disturbed(median: float | None, is_said: bool, tmp_path: Path) -> None:
+    folder = _run_folder(tmp_path)
+    path = folder / ENVIRONMENT_FILE
+    limits = {"gemm_flop_per_s": {"float32": 100e9}, "copy_bytes_per_s": 1e10}
+    limits |= {"gemm_median_flop_per_s": {"float32": median}} if median else {}
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"limits": limits}), encoding="utf-8")
+    _, document = _page(folder)
+    said = [text for _, text in document.all("li") if "disturbed while its limits were measured" in text]
+    assert len(said) == is_said
+    assert all("over the best: 50 % in float32" in text for text in said)
 
 
 def _data(document: Document) -> dict[str, Any]:

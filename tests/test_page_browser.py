@@ -96,6 +96,13 @@ seen.down = pairs();
 seen.downHash = location.hash;
 head("backend").querySelector("button").click();
 seen.byText = column(1);
+head("status").querySelector("button").click();
+seen.byStatus = column(2);
+const box = (element) => element.getBoundingClientRect();
+seen.caseWidth = box(head("case")).width;
+seen.stuck = box(document.querySelector("#results tbody tr td")).left - box(head("case")).right;
+seen.reason = box(document.querySelector("#results .reason[colspan]")).width;
+seen.hints = document.querySelector("#results").closest("section").querySelectorAll(".hint").length;
 
 await go("");
 type("text", "k3 i64*");
@@ -143,6 +150,7 @@ seen.tipGone = tip.hidden;
 
 // who is fastest, and the front
 const winner = (cell) => [cell.querySelector("strong").textContent, cell.classList.contains("tie")];
+seen.next = document.querySelector("#map .cell small").textContent;
 seen.map = all("#map tbody tr").map((row) => [...row.cells].slice(1).map(winner));
 seen.mapHeads = [all("#map thead th"), all("#map tbody th")].map((heads) => heads.map((cell) => cell.textContent));
 seen.front = all("#pareto [data-front=true]").map((group) => group.dataset.backend);
@@ -240,6 +248,15 @@ def test_a_number_sorts_both_ways_and_what_has_none_is_last(seen: dict[str, Any]
         assert {backend for backend, _ in seen[key][-refused:]} == {"refuser"}
     assert seen["downHash"] == "#sort=time&order=descending"
     assert seen["byText"] == sorted(seen["byText"])
+    assert seen["byStatus"] == sorted(seen["byStatus"])  # a reason stands in the column of the status, and beyond it
+
+
+def test_the_table_spends_its_width_on_what_needs_it(seen: dict[str, Any]) -> None:
+    """The column of cases is as wide as they are, the next one begins where it ends; a reason has all the others."""
+    assert seen["caseWidth"] < 150
+    assert abs(seen["stuck"]) <= 1
+    assert seen["reason"] > 600
+    assert seen["hints"] == 1
 
 
 def test_text_ranges_and_statuses_filter_rows(seen: dict[str, Any], table: Any) -> None:
@@ -288,9 +305,11 @@ def test_points_are_explained_without_a_mouse(seen: dict[str, Any]) -> None:
     assert (seen["tip"]["hidden"], seen["tipGone"]) == (False, True)
 
 
-def test_the_map_has_winners_and_ties(seen: dict[str, Any]) -> None:
-    """Rows and columns are the two numbers that vary; a tie is one for statistics.fastest."""
+def test_the_map_has_winners_and_ties(seen: dict[str, Any], table: Any) -> None:
+    """Rows and columns are the two numbers that vary; a tie is one for statistics.fastest; the lead is the table's."""
     assert seen["mapHeads"] == [["kernel size K", *map(str, KERNELS)], [f"i{size}x{size}" for size in SIZES]]
+    others = table[(table["case"] == CASES[0]) & ~table["tied"] & table["time_s"].notna()]
+    assert seen["next"].endswith(f", next {others['ratio_to_best'].min():.3g}×")
     assert seen["map"] == [[["direct", False], ["direct", False], ["tie: fft, scipy-fft", True]]] * len(SIZES)
 
 

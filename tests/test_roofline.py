@@ -86,6 +86,16 @@ def test_each_dtype_has_its_panel_and_what_has_no_limit_is_left_out_and_counted(
     assert "left out: 4 pairs" in "".join(text.get_text() for text in figure.texts)
 
 
+@pytest.mark.parametrize(("median", "is_said"), [(150e9, False), (100e9, True)])
+def test_limits_measured_amid_disturbance_are_said_to_be(median: float, is_said: bool) -> None:
+    limits = LIMITS | {"gemm_median_flop_per_s": {"float32": median, "float64": 90e9}}
+    figure = roofline_figure(_table(_records(SWEEP)), limits)
+    assert figure is not None
+    text = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert ("disturbed while its limits were measured" in text) == is_said
+    assert ("over the best: 50 % in float32)" in text) == is_said
+
+
 @pytest.mark.parametrize("limits", [None, {}, {"gemm_flop_per_s": {}, "copy_bytes_per_s": 20e9}])
 def test_without_limits_there_is_no_plot(limits: dict[str, Any] | None, tmp_path: Path) -> None:
     assert save_roofline(_table(_records(SWEEP)), limits, tmp_path) == []

@@ -477,6 +477,16 @@ def test_the_quickest_of_each_case_have_twins(tmp_path: Path) -> None:
     assert len(summarise(load_results(tmp_path))) == 4
 
 
+def test_what_is_far_behind_is_visited_in_three_passes(tmp_path: Path) -> None:
+    def slow(spec: ConvSpec, x: Any, w: Any) -> Any:
+        time.sleep(0.05)
+        return right(spec, x, w)
+
+    records = run(tmp_path, [backend("slow", slow), backend("quick")], options=replace(QUICK, passes=5))
+    visits = [r.backend for r in records]
+    assert (visits.count("slow"), visits.count("quick")) == (3, 5)
+
+
 def test_a_twin_that_goes_wrong_is_its_backend_going_wrong(tmp_path: Path) -> None:
     visits: list[bool] = []
 

@@ -158,7 +158,7 @@ def test_a_pair_that_went_wrong_once_has_no_time() -> None:
 def test_an_empty_run_has_an_empty_summary() -> None:
     table = summarise(frame_of())
     assert len(table) == 0
-    assert {"case", "backend", "status"} <= set(table.columns)
+    assert list(table.columns) == list(summarise(frame_of(record(samples_s=[1.0]))).columns)
     assert len(standings(table)) == 0
 
 
@@ -279,6 +279,61 @@ def test_the_fastest_is_one_that_no_other_is_faster_than() -> None:
     assert standings(table)["rank"].tolist() == [2, 1]
 
 
+def row_of(backend: str, passes_s: dict[int, float]) -> dict[str, Any]:
+    return {
+        "case": "c", "backend": backend, "status": "ok", "time_s": float(np.median(list(passes_s.values()))),
+        "pass_medians_s": passes_s, "plan_s": 0.0, "prepare_s": 0.0,
+    }  # fmt: skip
+
+
+@given(st.lists(st.dictionaries(st.integers(1, 6), st.floats(1e-9, 1e3), min_size=1), min_size=1, max_size=5))
+def test_to_be_fastest_is_to_have_rank_one(all_medians: list[dict[int, float]]) -> None:
+    """Whatever passes they have: tied is rank 1, and that none is faster beyond doubt; the undecided have no rank."""
+    rows = [row_of(str(number), passes_s) for number, passes_s in enumerate(all_medians)]
+    table = pd.DataFrame(rows)
+    found = standings(table)
+    assert (found["tied"] == (found["rank"] == 1)).all()
+    assert (found["undecided"] == found["rank"].isna()).all()
+    assert set(table.loc[found["tied"], "backend"]) == fastest(rows)
+    for row, standing_ in zip(rows, found.to_dict("records"), strict=True):
+        faster = sum(row_ratio(other, row).verdict == "faster" for other in rows if other is not row)
+        assert standing_["undecided"] or standing_["rank"] == 1 + faster
+
+
+@given(st.lists(st.lists(st.floats(1e-9, 1e3), min_size=6, max_size=6), min_size=1, max_size=5))
+def test_no_ratio_over_the_fastest_is_below_one(all_medians: list[list[float]]) -> None:
+    table = pd.DataFrame([row_of(str(n), dict(enumerate(values))) for n, values in enumerate(all_medians)])
+    found = standings(table)
+    assert (found["ratio_to_best"] > 1 - 1e-9).all()
+    assert found.loc[found["ratio_method"] == "itself", "rank"].tolist() == [1]
+
+
+def test_the_second_is_not_faster_than_the_fastest() -> None:
+    """By medians of all samples a is ahead, by the ratio that is shown b is: the ratio counts, for the order too."""
+    rows = standing(*visits("a", 0.8, 0.8, 0.8, 0.8, 9.0, 9.0), *visits("b", 1.1, 1.1, 1.1, 1.1, 1.1, 5.0))
+    assert rows.loc["a", "time_s"] < rows.loc["b", "time_s"]
+    assert rows.loc["b", "ratio_method"] == "itself"
+    assert rows.loc["a", "ratio_to_best"] > 1
+
+
+def test_nothing_is_told_of_a_single_pass() -> None:
+    """Neither a rank nor a false win, and no width of an interval: but one with passes of its own is known."""
+    one = [*visits("a", 1.0), *visits("b", 2.0), *visits("a", 1.5, twin=True)]
+    for rows in (one, [record(backend=each.backend, twin=each.twin, samples_s=each.samples_s * 9) for each in one]):
+        table = summarise(frame_of(*rows))
+        found = standings(table)
+        assert found["undecided"].tolist() == [True, True]
+        assert found["rank"].isna().all()
+        assert fastest(table.to_dict("records")) == set()
+        summed = noise(frame_of(*rows))
+        assert (summed.comparisons, summed.false_wins) == (0, 0)
+        assert math.isnan(summed.rival_half_width)
+    mixed = standing(*visits("a", 1.0, 1.1, 1.0), *visits("b", 2.0), *visits("c", 1.2))
+    assert not mixed["undecided"].any()
+    alone = standing(*visits("a", 1.0))
+    assert alone["rank"].tolist() == [1]
+
+
 @given(st.lists(medians, min_size=1, max_size=5))
 def test_ranks_are_consistent(all_medians: list[dict[int, float]]) -> None:
     """Somebody is first; the fastest is; whoever is not tied with it is not first; nobody beats a better rank."""
@@ -365,12 +420,18 @@ def test_noise_is_one_sentence() -> None:
     found = Noise(44, 0, 0.0, 0.0, 0.0804, 0.0612, 0.213, 0.09, 0.4)
     assert str(found) == (
         "A/A: 44 comparisons of a backend with itself, 0 called different (0 %, 95 % interval 0–8 %); the median 99 % "
-        "interval is ±6.1 % wide, nine in ten are within ±21 %; of a backend with the fastest of its case ±9 % and "
-        "±40 %"
+        "interval is ±6.1 % wide, nine in ten are within ±21 %; of a backend with the fastest of its case ±9 % "
+        "wide, nine in ten are within ±40 %"
     )
     nothing = noise(frame_of(*visits("a", 1.0)))
     assert nothing.comparisons == 0
     assert str(nothing) == "A/A: no backend was compared with itself"
+    few = str(Noise(2, 0, 0.0, 0.0, 0.84, 20.0, 30.0, 0.5, 12.0))
+    assert few == (
+        "A/A: 2 comparisons of a backend with itself, 0 called different (0 %, 95 % interval 0–84 %, too few to "
+        "judge); the median 99 % interval is wider than a factor of ten: give the run more passes; of a backend with "
+        "the fastest of its case ±50 % wide, nine in ten are not even within a factor of ten"
+    )
 
 
 # -- many cases -------------------------------------------------------------------------------------
@@ -411,6 +472,26 @@ def test_a_mean_over_passes_that_lack_a_case_has_no_interval() -> None:
     ratios = [math.log(2.0), math.log(2.1 / 1.1), math.log(2.2 / 1.2)]
     assert means.loc["b", "behind_best"] == pytest.approx(math.exp((sum(ratios) / 3 + math.log(3.0)) / 2))
     assert math.isnan(means.loc["b", "behind_best_low"])
+
+
+def test_two_passes_make_no_interval_of_a_mean() -> None:
+    """They may agree by chance."""
+    rows = [
+        *visits("a", 1.0, 1.0, group="Net", flops_nominal=1),
+        *visits("b", 1.33, 1.33, group="Net", flops_nominal=1),
+    ]
+    other = {"case": OTHER, "spec": OTHER, "group": "Net", "flops_nominal": 1}
+    rows += [each for name in "ab" for each in visits(name, 1.0, 1.0, **other)]
+    table = summarise(frame_of(*rows))
+    for made in (geometric_means(table, "a"), totals(table)):
+        found = made.set_index("backend").loc["b", ["behind_best", "behind_best_low", "behind_best_high"]]
+        assert found["behind_best"] > 1
+        assert found.isna().tolist() == [False, True, True]
+
+
+def test_calls_a_sample_and_the_specs_batch_are_two_things() -> None:
+    (row,) = summarise(frame_of(record(batch=77, samples_s=[1.0]))).to_dict("records")
+    assert (row["calls_per_sample"], row["batch"]) == (77, 1)
 
 
 def test_totals_are_compared_within_passes() -> None:

@@ -17,7 +17,7 @@ import convbench.commands.map
 from convbench.bench import Options
 from convbench.bench.record import load_results
 from convbench.bench.rounds import Timing
-from convbench.bench.winners import Cell, Place, Survey, WinnerMap, load_map, map_winners, survey
+from convbench.bench.winners import Cell, Place, Survey, WinnerMap, load_map, map_axes, map_winners, survey
 from convbench.cli import main
 from convbench.errors import SpecError
 from convbench.report.winner_map import map_grid, map_lines, redraw, winner_plot, write_map
@@ -101,6 +101,42 @@ def test_ties_are_a_class_of_their_own() -> None:
     assert len(ties) > 0.9 * len(known.cells)
     assert all(set(cell.winners) == {"a", "b"} for cell in ties)
     assert all(2.5 < cell.margin < 3.5 for cell in ties if cell.measured)
+
+
+def test_too_few_passes_leave_a_place_undecided_and_nothing_is_inferred_from_it() -> None:
+    """Two passes say who is fastest if the difference is plain; else not even that it is a tie."""
+    noisy = {"a": Timing({1: 1.0, 2: 1.3}), "b": Timing({1: 1.2, 2: 1.0}), "slow": Timing({1: 90.0, 2: 91.0})}
+    cell = Cell.of((3, 16), noisy)
+    assert (cell.undecided, cell.tie, set(cell.winners), cell.passes) == (True, False, {"a", "b"}, 2)
+    assert not Cell.of((3, 16), {name: noisy[name] for name in ("a", "slow")}).undecided
+    single = Cell.of((3, 16), {"a": Timing({1: 1.0}), "b": Timing({1: 1.1})})
+    assert single.undecided
+
+    asked: list[Place] = []
+
+    def measure(wanted: Sequence[Place]) -> dict[Place, Mapping[str, Timing]]:
+        asked.extend(wanted)
+        return dict.fromkeys(wanted, noisy)
+
+    found = _map(survey(measure, KERNELS, SIZES, coarse=3, levels=1))
+    assert all(cell.measured for cell in found.cells)
+    assert len(asked) == len(found.cells) == 25
+    lines = map_lines(found)
+    assert lines[0] == "fastest alone at no place; a tie at 0; undecided at 25; of 25 places measured"
+    assert "with 2 passes a place" in lines[1]
+    assert "--budget" in lines[1]
+    assert "a or b? 82" in map_grid(found).rows[0].cells[1] or "b or a? 82" in map_grid(found).rows[0].cells[1]
+    figure = winner_plot(found)
+    assert figure is not None
+    assert "undecided: A/B?" in [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_the_margin_is_the_ratio_that_is_judged() -> None:
+    """Paired within passes: what slows a whole pass down cancels, which a quotient of medians does not see."""
+    drift = {1: 1.0, 2: 5.0, 3: 1.1, 4: 4.0, 5: 1.2, 6: 3.0}
+    cell = Cell.of((3, 16), {"a": Timing(drift), "b": Timing({number: 2 * time_s for number, time_s in drift.items()})})
+    assert cell.winners == ("a",)
+    assert cell.margin == pytest.approx(2.0)
 
 
 def test_a_place_without_times_has_no_winner() -> None:
@@ -210,6 +246,19 @@ def test_mistakes_are_told_before_any_work(
         map_winners(LINE, over, backends, options=QUICK)
 
 
+def test_each_axis_is_checked_with_the_other() -> None:
+    """A kernel of 33 does not fit into the spec's own image, but into those of the other axis."""
+    x, y = map_axes("n1 c1 o1 i32x32 k3 f32", {"kernel_size": "31,33", "input_size": "64,128"})
+    assert (x.values, y.values) == ((31, 33), (64, 128))
+    x, y = map_axes("n1 c1 o1 i32x32 k5 f32", {"input_size": "2:8", "kernel_size": "1:20"})
+    assert x.values == tuple(range(2, 9))
+    assert y.values == tuple(range(1, 9))
+    with pytest.raises(SpecError, match="smaller than the kernel's extent"):
+        map_axes("n1 c1 o1 i32x32 k3 f32", {"kernel_size": "31,333", "input_size": "64,128"})
+    with pytest.raises(SpecError, match="needs at least two values"):
+        map_axes("n1 c1 o1 i32x32 k3 f32", {"kernel_size": "31", "input_size": "64,128"})
+
+
 def test_impossible_places_are_left_out(tmp_path: Path) -> None:
     """A kernel of 9 does not fit into an image of 8."""
     over = {"kernel_size": "3,9", "input_size": "8,16"}
@@ -236,6 +285,7 @@ def test_command_prints_the_map_and_writes_files(
     assert output.startswith("the fastest of 2 backends over kernel_size and batch")
     assert "4 places × 2 backends × 2 passes" in output
     assert "batch \\ kernel_size" in output
+    assert "across: kernel_size, down: batch." in output
     (folder,) = tmp_path.iterdir()
     assert load_map(folder).places.keys() == {(3, 1), (3, 2), (5, 1), (5, 2)}
 

@@ -169,7 +169,7 @@ def spread(values: Sequence[int], count: int) -> list[int]:
     """Choose up to ``count`` values at about equal ratios, both ends among them.
 
     >>> spread(range(3, 102, 2), 5)
-    [3, 7, 17, 43, 101]
+    [3, 7, 17, 41, 101]
     """
     if len(values) <= count or count < 2:
         return list(values)

@@ -11,17 +11,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from itertools import combinations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbench.bench.families import family_of
+from convbench.bench.frames import Row, is_timed, pandas, rows_of
+from convbench.bench.noise import Noise, noise
 from convbench.bench.ratios import WIN_CONFIDENCE, Ratio, row_ratio, samples_ratio, unpaired_ratio
-from convbench.bench.statistics import Noise, fastest, noise, summarise
+from convbench.bench.record import plain
+from convbench.bench.standings import best_of
+from convbench.bench.summaries import summarise
 from convbench.bench.sweeps import split_tokens
-from convbench.errors import MissingDependency, SpecError
+from convbench.errors import SpecError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -33,16 +37,14 @@ THRESHOLD = 0.05
 #: What a pair may come to, those that make a comparison fail first.
 VERDICTS = ("lost", "slower", "unclear", "same", "faster", "gained", "reference", "untimed")
 
-Row = Mapping[str, Any]
 Pair = tuple[str, str]  # (case, backend)
 
 
 class Renamed(NamedTuple):
-    """A case of the first run that is missing and one of the second that is new; ``certain`` if they mean the same."""
+    """A case of the first run that is missing and one of the second that is new."""
 
     before: str
     after: str
-    certain: bool
 
 
 class Orders(NamedTuple):
@@ -73,10 +75,10 @@ class Comparison:
         latter), ``time_before_s``, ``time_after_s``, ``ratio`` (after over before) with ``low`` and ``high``,
         ``passes``, ``method`` (see :class:`convbench.bench.ratios.Ratio`), ``verdict``, ``regression``.
 
-        Verdicts: "same" (the whole interval is within the threshold), "slower" and "faster" (it does not reach 1),
-        "unclear" (neither); "lost" (it was ok, or had a time, and is not any more) and "gained"; "untimed" (there is
-        nothing to compare); "reference" (what the others are measured by, see ``relative``). "regression": slower, and
-        by more than the threshold.
+        Verdicts: "same" (the whole interval is within the threshold, whether or not it reaches 1), else "slower" and
+        "faster" (it does not reach 1), else "unclear", as is whatever rests on samples of single processes; "lost" (it
+        was ok, or had a time, and is not any more) and "gained"; "untimed" (there is nothing to compare); "reference"
+        (what the others are measured by, see ``relative``). "regression": slower, and by more than the threshold.
     backends : pandas.DataFrame
         A row for each backend: the geometric mean of its pairs' ratios, ``mean``, and how many have which verdict.
     mean : Ratio
@@ -84,7 +86,9 @@ class Comparison:
     missing, new : tuple of (case, backend)
         Pairs that were ok before and are not in the second run; pairs that are only there.
     renamed : tuple of Renamed
-        Their pairs are not among the missing and the new; those of a certain one are compared.
+        Cases that mean the same, written in another way: their pairs are compared, not missing and new.
+    alike : tuple of Renamed
+        Cases of the same spec whose data have like names. Perhaps they are the same; their pairs are missing and new.
     orders : Orders
     notes : tuple of str
         What else differs between the runs: machine, libraries, threads, mode, implementations; and how they were timed.
@@ -100,6 +104,7 @@ class Comparison:
     missing: tuple[Pair, ...]
     new: tuple[Pair, ...]
     renamed: tuple[Renamed, ...]
+    alike: tuple[Renamed, ...]
     orders: Orders
     notes: tuple[str, ...]
     relative: bool
@@ -118,27 +123,51 @@ class Comparison:
         """The pairs that were ok, or had a time, and are not any more."""
         return self.pairs[self.pairs["verdict"] == "lost"]
 
+    @property
+    def compared(self) -> int:
+        """The number of pairs that have a time in both runs, so that there is a ratio."""
+        return int(self.pairs["ratio"].notna().sum())
+
+    @property
+    def told(self) -> int:
+        """The number of them that are the same, slower or faster."""
+        return self.compared - len(self.unclear)
+
+    @property
+    def unclear(self) -> DataFrame:
+        """The pairs with a ratio of which nothing can be said."""
+        return self.pairs[self.pairs["verdict"] == "unclear"]
+
     def failed(self, fail_on_missing: bool = True) -> bool:
-        """Return whether anything became slower or was lost; or, unless that does not count, is missing or renamed."""
+        """Return whether anything became slower or was lost, or whether no time at all could be compared.
+
+        Or, unless that does not count, is missing or renamed.
+        """
         gone = bool(self.missing or self.renamed) and fail_on_missing
-        return gone or not self.regressions.empty or not self.lost.empty
+        return gone or not self.compared or not self.regressions.empty or not self.lost.empty
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON has it; what is not known is None."""
-        return {
+        content = {
             "relative": self.relative,
             "threshold": self.threshold,
             "confidence": self.confidence,
-            "mean": {"ratio": _known(self.mean.value), "low": _known(self.mean.low), "high": _known(self.mean.high)},
-            "pairs": [{name: _known(value) for name, value in row.items()} for row in _rows(self.pairs)],
-            "backends": [{name: _known(value) for name, value in row.items()} for row in _rows(self.backends)],
-            "missing": [list(pair) for pair in self.missing],
-            "new": [list(pair) for pair in self.new],
+            "compared": self.compared,
+            "told": self.told,
+            "mean": {"ratio": self.mean.value, "low": self.mean.low, "high": self.mean.high},
+            "pairs": rows_of(self.pairs),
+            "backends": rows_of(self.backends),
+            "missing": self.missing,
+            "new": self.new,
             "renamed": [entry._asdict() for entry in self.renamed],
+            "alike": [entry._asdict() for entry in self.alike],
             "orders": self.orders._asdict(),
-            "notes": list(self.notes),
+            "notes": self.notes,
+            "noise_before": asdict(self.noise_before),
+            "noise_after": asdict(self.noise_after),
             "failed": self.failed(),
         }
+        return {name: plain(value) for name, value in content.items()}
 
 
 def compare(
@@ -156,10 +185,10 @@ def compare(
     before, after : pandas.DataFrame
         From :func:`convbench.load_results` or :func:`convbench.benchmark`.
     threshold : float
-        A change by less than this fraction is no regression; an interval within it is "same".
+        Above 0 and below 1. A change by less than this fraction is no regression; an interval within it is "same".
     confidence : float
-        Of the intervals, two-sided. With it a hundredth of all pairs that did not change is called slower or faster,
-        at 0.99, before the threshold.
+        Of the intervals, two-sided, from 0.5. With it a hundredth of all pairs that did not change is called slower or
+        faster, at 0.99, before the threshold.
     relative : bool, optional
         Compare times over those of the same run's reference; None: if the runs are known to be of different machines.
         The reference is the family's usual baseline where both runs timed it, else the first run's fastest of the case.
@@ -182,8 +211,8 @@ def compare(
     _check(before, after, threshold, confidence)
     old, new = (_by_pair(records) for records in (before, after))
     renamed = _renamed(old, new)
-    certain = {entry.before: entry.after for entry in renamed if entry.certain}
-    old = {(certain.get(case, case), backend): row for (case, backend), row in old.items()}
+    names = dict(renamed)
+    old = {(names.get(case, case), backend): row for (case, backend), row in old.items()}
     environments = [records.attrs.get("environment", {}) for records in (before, after)]
     if relative is None:
         relative = _are_of_different_machines(*environments)
@@ -191,19 +220,17 @@ def compare(
     references = _references(old, new) if relative else {}
     sides = {pair: _sides(pair, old, new, references) for pair in common}
     rows = [_compared(pair, old[pair], new[pair], sides[pair], threshold, confidence) for pair in common]
-    moved = {case for entry in renamed for case in (entry.before, entry.after)}
-    missing = tuple(pair for pair, row in old.items() if pair not in new and row["status"] == "ok")
-    pandas = _pandas()
-    pairs: DataFrame = pandas.DataFrame(rows, columns=None if rows else list(_COLUMNS))
+    pairs: DataFrame = pandas().DataFrame(rows, columns=_COLUMNS)
     weights = {pair: float(new[pair]["weight"]) for pair in common}
     return Comparison(
         pairs=pairs,
         backends=_by_backend(pairs, sides, weights, confidence),
         mean=_mean({pair: side for pair, side in sides.items() if side}, weights, confidence),
-        missing=tuple(pair for pair in missing if pair[0] not in moved),
-        new=tuple(pair for pair in new if pair not in old and pair[0] not in moved),
+        missing=tuple(pair for pair, row in old.items() if pair not in new and row["status"] == "ok"),
+        new=tuple(pair for pair in new if pair not in old),
         renamed=renamed,
-        orders=_orders(old, new),
+        alike=_alike(old, new),
+        orders=_orders(old, new, confidence),
         notes=tuple(_notes(old, new, environments, relative, references, pairs, confidence)),
         relative=relative,
         threshold=threshold,
@@ -214,10 +241,10 @@ def compare(
 
 
 def _check(before: DataFrame, after: DataFrame, threshold: float, confidence: float) -> None:
-    if not 0 < threshold < math.inf:
-        raise SpecError("threshold", threshold, "must be a fraction > 0, such as 0.05")
-    if not 0 < confidence < 1:
-        raise SpecError("confidence", confidence, "must lie between 0 and 1, such as 0.99")
+    if not 0 < threshold < 1:
+        raise SpecError("threshold", threshold, "must be above 0 and below 1, such as 0.05")
+    if not 0.5 <= confidence < 1:
+        raise SpecError("confidence", confidence, "must be at least 0.5 and below 1, such as 0.99")
     families = []
     for name, records in (("before", before), ("after", after)):
         if records.empty:
@@ -228,19 +255,19 @@ def _check(before: DataFrame, after: DataFrame, threshold: float, confidence: fl
 
 
 def _by_pair(records: DataFrame) -> dict[Pair, dict[str, Any]]:
-    return {(row["case"], row["backend"]): row for row in _rows(summarise(records))}
+    return {(row["case"], row["backend"]): row for row in rows_of(summarise(records))}
 
 
-def _orders(old: Mapping[Pair, Row], new: Mapping[Pair, Row]) -> Orders:
+def _orders(old: Mapping[Pair, Row], new: Mapping[Pair, Row], confidence: float) -> Orders:
     """Return how both runs order the backends of each case."""
     timed: dict[str, list[str]] = {}
     for case, backend in new:
-        if (case, backend) in old and _is_timed(old[case, backend]) and _is_timed(new[case, backend]):
+        if (case, backend) in old and is_timed(old[case, backend]) and is_timed(new[case, backend]):
             timed.setdefault(case, []).append(backend)
     decided, turned = Counter[int](), []
     for case, backends in timed.items():
         for a, b in combinations(backends, 2):
-            verdicts = [row_ratio(rows[case, a], rows[case, b]).verdict for rows in (old, new)]
+            verdicts = [row_ratio(rows[case, a], rows[case, b], confidence).verdict for rows in (old, new)]
             decided[sum(verdict != "tie" for verdict in verdicts)] += 1
             if set(verdicts) == {"faster", "slower"}:
                 turned.append((case, a, b) if verdicts[0] == "faster" else (case, b, a))
@@ -258,14 +285,10 @@ class _Sides(NamedTuple):
     from_samples: Ratio
 
 
-_COLUMNS = (
+_COLUMNS = [
     "case", "backend", "status_before", "status_after", "reason", "time_before_s", "time_after_s", "ratio", "low",
     "high", "passes", "method", "verdict", "regression",
-)  # fmt: skip
-
-
-def _is_timed(row: Row) -> bool:
-    return row["status"] == "ok" and not math.isnan(row["time_s"])
+]  # fmt: skip
 
 
 def _sides(
@@ -273,7 +296,7 @@ def _sides(
 ) -> _Sides | None:
     """Return None if there is nothing to compare."""
     before, after = old[pair], new[pair]
-    if not (_is_timed(before) and _is_timed(after)):
+    if not (is_timed(before) and is_timed(after)):
         return None
     if not references:
         late, early = ((float(row["win_low_s"]), float(row["win_high_s"])) for row in (after, before))
@@ -297,7 +320,9 @@ def _over(row: Row, reference: Row) -> dict[int, float]:
 
 def _ratio(sides: _Sides, confidence: float) -> Ratio:
     ratio = unpaired_ratio(list(sides.after.values()), list(sides.before.values()), confidence)
-    return sides.from_samples if math.isnan(ratio.low) else ratio
+    if ratio.is_telling or not ratio.passes:
+        return ratio if ratio.passes else sides.from_samples
+    return replace(sides.from_samples, value=ratio.value)
 
 
 def _compared(
@@ -316,11 +341,11 @@ def _compared(
 def _verdict(before: Row, after: Row, ratio: Ratio, threshold: float) -> str:
     if before["status"] != after["status"] and "ok" in (before["status"], after["status"]):
         return "lost" if before["status"] == "ok" else "gained"
-    if _is_timed(before) != _is_timed(after):
-        return "lost" if _is_timed(before) else "gained"
+    if is_timed(before) != is_timed(after):
+        return "lost" if is_timed(before) else "gained"
     if math.isnan(ratio.value):
-        return "reference" if _is_timed(before) else "untimed"
-    if ratio.low >= 1 / (1 + threshold) and ratio.high <= 1 + threshold:
+        return "reference" if is_timed(before) else "untimed"
+    if ratio.is_telling and ratio.low >= 1 / (1 + threshold) and ratio.high <= 1 + threshold:
         return "same"
     return ratio.verdict if ratio.verdict != "tie" else "unclear"
 
@@ -372,7 +397,7 @@ def _by_backend(
                 "regressions": int(own["regression"].sum()),
             }
         )
-    frame: DataFrame = _pandas().DataFrame(rows)
+    frame: DataFrame = pandas().DataFrame(rows)
     return frame
 
 
@@ -380,21 +405,29 @@ def _by_backend(
 
 
 def _renamed(old: Iterable[Pair], new: Iterable[Pair]) -> tuple[Renamed, ...]:
-    """Match the cases that one run alone has: first those that mean the same, then the nearest."""
-    before, after = (list(dict.fromkeys(case for case, _ in pairs)) for pairs in (old, new))
-    gone, come = ([case for case in own if case not in other] for own, other in ((before, after), (after, before)))
-    found = []
+    """Match the cases that one run alone has and that mean the same."""
+    gone, come = _alone(old, new)
     meanings = {_meaning(case): case for case in come}
-    for case in list(gone):
-        if (same := meanings.pop(_meaning(case), None)) is not None:
-            found.append(Renamed(case, same, certain=True))
-            gone.remove(case)
-            come.remove(same)
+    same = ((case, meanings.pop(_meaning(case), None)) for case in gone)
+    return tuple(Renamed(case, other) for case, other in same if other is not None)
+
+
+def _alike(old: Iterable[Pair], new: Iterable[Pair]) -> tuple[Renamed, ...]:
+    """Match those of the same spec whose data have like names, each with the nearest: it may be the same file."""
+    gone, come = _alone(old, new)
+    found = []
     for case in gone:
-        if close := get_close_matches(case, come, n=1, cutoff=0.8):
-            found.append(Renamed(case, close[0], certain=False))
+        candidates = [other for other in come if _meaning(other)[0] == _meaning(case)[0]]
+        if close := get_close_matches(case, candidates, n=1, cutoff=0.8):
+            found.append(Renamed(case, close[0]))
             come.remove(close[0])
     return tuple(found)
+
+
+def _alone(old: Iterable[Pair], new: Iterable[Pair]) -> tuple[list[str], list[str]]:
+    """Return the cases that only the first run has, and those that only the second has."""
+    before, after = (dict.fromkeys(case for case, _ in pairs) for pairs in (old, new))
+    return [case for case in before if case not in after], [case for case in after if case not in before]
 
 
 def _meaning(case: str) -> tuple[object, ...]:
@@ -422,18 +455,14 @@ def _fingerprint(environment: Mapping[str, Any]) -> Any:
 
 def _references(old: Mapping[Pair, Row], new: Mapping[Pair, Row]) -> dict[str, str]:
     """Return for each case the backend by which the others are measured: one for as many cases as can be."""
-    both = [pair for pair in new if pair in old and _is_timed(old[pair]) and _is_timed(new[pair])]
+    both = [pair for pair in new if pair in old and is_timed(old[pair]) and is_timed(new[pair])]
     if not both:
         return {}
     usual = family_of(next(iter(old.values()))["spec"]).baselines
     counts = {name: sum(backend == name for _, backend in both) for name in usual}
     baseline = max(usual, key=lambda name: counts[name])
-    chosen = {}
-    for case in dict.fromkeys(case for case, _ in both):
-        rows = [old[pair] for pair in both if pair[0] == case]
-        quickest = min((row for row in rows if row["backend"] in fastest(rows)), key=lambda row: float(row["time_s"]))
-        chosen[case] = baseline if (case, baseline) in both else str(quickest["backend"])
-    return chosen
+    quickest = best_of({**old[pair], "case": pair[0]} for pair in both)
+    return {case: baseline if (case, baseline) in both else str(row["backend"]) for case, row in quickest.items()}
 
 
 def _notes(
@@ -458,16 +487,20 @@ def _notes(
         if all(said) and said[0] != said[1]:
             changed.setdefault(pair[1], said)
     yield from (f"{backend}: another implementation: {was} → {now}" for backend, (was, now) in changed.items())
-    compared = int(pairs["low"].notna().sum()) if len(pairs) else 0
-    unknown = int((pairs["ratio"].notna() & pairs["low"].isna()).sum()) if len(pairs) else 0
+    ratios = pairs[pairs["ratio"].notna()]
+    within = int((ratios["method"] == "samples").sum())
+    compared = len(ratios) - within
     if compared > 1:
         chance = (1 - confidence) * compared
         yield (
             f"at {100 * confidence:g} % about {chance:.2g} of {compared} pairs that did not change would be called "
             "slower or faster, before the threshold"
         )
-    if unknown:
-        yield f"{unknown} ratios have no interval, for want of passes or samples, and are unclear"
+    if within:
+        yield (
+            f"{within} of {len(ratios)} ratios rest on fewer than four passes of both runs together, and so "
+            "on samples of single processes: whatever they say they are unclear"
+        )
 
 
 def _machine_notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
@@ -488,23 +521,3 @@ def _machine_notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Itera
     for key in ("git_revision", "thread_pool_problems"):
         if before and after and before.get(key) != after.get(key):
             yield f"{key.replace('_', ' ')}: {before.get(key) or 'none'} → {after.get(key) or 'none'}"
-
-
-# -- frames as plain rows ---------------------------------------------------------------------------
-
-
-def _known(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _rows(frame: DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise MissingDependency("summaries need pandas: pip install pandas") from None
-    return pandas

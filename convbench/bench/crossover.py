@@ -2,9 +2,10 @@
 
 Rounds of measurements, each a run of its own: first a coarse geometric grid, then values in every gap in which the
 winner changes, until the last value at which one wins and the first at which the other does are neighbours or have
-only ties between them. Wins are called from intervals of ratios paired within passes (:mod:`convbench.bench.ratios`).
-Of many values in a row some win by chance, and a search looks just where the winner changes: so both ends of what is
-found are measured once more before they are believed, all their passes together.
+only ties between them. Wins are called from intervals of ratios, paired within passes from three passes on
+(:mod:`convbench.bench.ratios`). Of many values in
+a row some win by chance, and a search looks just where the winner changes: so both ends of what is found are measured
+once more before they are believed, all their passes together.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from convbench.backend import Backend
 from convbench.bench.axes import Axis, axis_of, base_case, between, spread
 from convbench.bench.cases import Case
-from convbench.bench.ratios import WIN_CONFIDENCE, paired_ratio
+from convbench.bench.ratios import WIN_CONFIDENCE, row_ratio
 from convbench.bench.rounds import RoundDone, Rounds, Timing, folder_for
 from convbench.bench.run import Event, Options
 from convbench.errors import MissingDependency, SpecError, UnsupportedSpec
@@ -48,6 +49,7 @@ __all__ = [
 
 CROSSOVER_FILE = "crossover.json"
 COARSE = 7  # values of the first round
+ALIKE = 1.25  # times as long as the other: a tie whose interval goes beyond that is none that is known
 A_GAP = 3  # values that a later round puts into a gap
 _PREDICTED_LOG = math.log(2)  # half-width that a prediction is given where it takes part in the fit
 _LEAST_LOG = 1e-6  # half-width of ratios that do not vary at all
@@ -90,9 +92,9 @@ class Point:
         """Compare two timings."""
         own_s, other_s = first.time_s, second.time_s
         if own_s and other_s:
-            ratio = paired_ratio(first.passes_s, second.passes_s, confidence)
+            ratio = row_ratio(first.row, second.row, confidence)
             verdict = {"faster": "first", "slower": "second"}.get(ratio.verdict, "tie")
-            firm = paired_ratio(first.passes_s, second.passes_s, 1 - (1 - confidence) / 10).verdict == ratio.verdict
+            firm = row_ratio(first.row, second.row, 1 - (1 - confidence) / 10).verdict == ratio.verdict
             return Point(value, first, second, ratio.value, ratio.low, ratio.high, verdict, firm and verdict != "tie")
         if own_s and second.predicted_s and second.predicted_s > own_s:
             return Point(value, first, second, own_s / second.predicted_s, verdict="first", firm=True, predicted=True)
@@ -104,6 +106,16 @@ class Point:
     def decided(self) -> bool:
         """Whether one of the two is faster."""
         return self.verdict in ("first", "second")
+
+    @property
+    def passes(self) -> int:
+        """That both have."""
+        return len(self.first.passes_s.keys() & self.second.passes_s.keys())
+
+    @property
+    def known_alike(self) -> bool:
+        """Whether neither takes more than :data:`ALIKE` times as long as the other, beyond doubt."""
+        return self.low >= 1 / ALIKE and self.high <= ALIKE
 
     @property
     def rounds(self) -> int:
@@ -244,7 +256,7 @@ class Crossover:
             "high": point.high,
             "faster": getattr(self, point.verdict) if point.decided else point.verdict,
             "predicted": point.predicted,
-            "passes": len(point.first.passes_s.keys() & point.second.passes_s.keys()),
+            "passes": point.passes,
             "note": "; ".join(f"{getattr(self, name)} {text}" for name, text in point.trouble),
         }
 

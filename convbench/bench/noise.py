@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Noise", "noise", "percent", "twin_comparisons"]
 
+_RATIO = ("ratio", "low", "high", "passes", "method")
+
 
 def twin_comparisons(records: DataFrame) -> DataFrame:
     """Return a row for each pair that was visited twice a pass: the second visit's time over the first one's.
@@ -35,12 +37,11 @@ def twin_comparisons(records: DataFrame) -> DataFrame:
         if len(visits) < 2 or any(row["status"] != "ok" for rows in visits.values() for row in rows):
             continue
         first, second = times(visits[False]), times(visits[True])
-        if not first["samples"] or not second["samples"]:
+        if not first["pass_medians_s"] or not second["pass_medians_s"]:
             continue
         ratio = row_ratio(second, first)
         made.append((case, backend, ratio.value, ratio.low, ratio.high, ratio.passes, ratio.method, ratio.verdict))
-    columns = ("case", "backend", "ratio", "low", "high", "passes", "method", "verdict")
-    frame: DataFrame = pandas().DataFrame(made, columns=list(columns))
+    frame: DataFrame = pandas().DataFrame(made, columns=["case", "backend", *_RATIO, "verdict"])
     return frame
 
 
@@ -51,7 +52,7 @@ class Noise:
     Attributes
     ----------
     comparisons : int
-        A/A, those that have an interval; one without cannot call anything different.
+        A/A, those of which something can be told; from a single pass nothing is called different.
     false_wins : int
         Of them, that are called different.
     rate, rate_low, rate_high : float
@@ -59,7 +60,7 @@ class Noise:
     half_width, half_width_p90 : float
         Median and 90th percentile of the 99 % intervals of A/A ratios, as fractions to each side.
     rival_half_width, rival_half_width_p90 : float
-        The same of all ratios of a backend to the fastest of its case.
+        The same of the ratios of a backend to the fastest of its case.
     """
 
     comparisons: int
@@ -75,32 +76,50 @@ class Noise:
     def __str__(self) -> str:
         if not self.comparisons:
             return "A/A: no backend was compared with itself"
+        few = ", too few to judge" * (self.comparisons < _ENOUGH)
+        found = f"{percent(self.rate)} %, 95 % interval {percent(self.rate_low)}–{percent(self.rate_high)} %{few}"
         text = (
             f"A/A: {self.comparisons} comparison{'s' * (self.comparisons != 1)} of a backend with itself, "
-            f"{self.false_wins} called different ({percent(self.rate)} %, 95 % interval {percent(self.rate_low)}–"
-            f"{percent(self.rate_high)} %); the median 99 % interval is ±{percent(self.half_width)} % wide, nine in "
-            f"ten are within ±{percent(self.half_width_p90)} %"
+            f"{self.false_wins} called different ({found}); the median 99 % interval is "
+            f"{_widths_in_words(self.half_width, self.half_width_p90)}"
         )
         if not math.isnan(self.rival_half_width):
-            ends = f"±{percent(self.rival_half_width)} % and ±{percent(self.rival_half_width_p90)} %"
-            text += f"; of a backend with the fastest of its case {ends}"
+            widths = _widths_in_words(self.rival_half_width, self.rival_half_width_p90)
+            text += f"; of a backend with the fastest of its case {widths}"
         return text
+
+
+#: Comparisons below which the rate of false wins is hardly known.
+_ENOUGH = 10
+_WIDE = 9.0  # ends a factor of ten from the value
+
+
+def _widths_in_words(half: float, most: float) -> str:
+    if half > _WIDE:
+        return "wider than a factor of ten: give the run more passes"
+    within = f"are within ±{percent(most)} %" if most <= _WIDE else "are not even within a factor of ten"
+    return f"±{percent(half)} % wide, nine in ten {within}"
 
 
 def percent(fraction: float) -> str:
     """Two digits, as far as they say something.
 
     >>> [percent(value) for value in (0.0, 0.0123, 0.0601, 0.999, 20.0)]
-    ['0', '1.2', '6', '100', 'over 1,000']
+    ['0', '1.2', '6', '100', '2,000']
     """
     value = 100 * fraction
-    if value > 1000:
-        return "over 1,000"
     return f"{value:,.0f}" if value >= 9.95 or value == round(value, 0) else f"{value:.1f}".removesuffix(".0")
 
 
-def noise(records: DataFrame) -> Noise:
+def noise(records: DataFrame, summary: DataFrame | None = None) -> Noise:
     """Sum up :func:`twin_comparisons`, and the widths of all comparisons with the fastest of a case.
+
+    Parameters
+    ----------
+    records : pandas.DataFrame
+        Of one run.
+    summary : pandas.DataFrame, optional
+        What :func:`convbench.bench.summaries.summarise` makes of them, if that is at hand.
 
     Examples
     --------
@@ -112,24 +131,23 @@ def noise(records: DataFrame) -> Noise:
     >>> found.comparisons, found.false_wins, round(found.rate_high, 3), round(found.half_width, 3)
     (1, 0, 0.975, 0.026)
     """
-    twins = twin_comparisons(records)
-    twins = twins[twins["low"].notna()]
-    found, false = len(twins), int((twins["verdict"] != "tie").sum())
+    twins = [Ratio(*(row[name] for name in _RATIO)) for row in rows_of(twin_comparisons(records))]
+    twins = [ratio for ratio in twins if ratio.is_telling]
+    found, false = len(twins), sum(ratio.verdict != "tie" for ratio in twins)
     low, high = _proportion_interval(false, found)
-    summary = summarise(records)
-    others = []
-    for rows in by_case(rows_of(summary)).values():
-        timed = [row for row in rows if is_timed(row)]
-        best = _best(timed) if timed else None
-        others += [row_ratio(row, best) for row in timed if best is not None and row is not best]
-    alike = [Ratio(row["ratio"], row["low"], row["high"], row["passes"], row["method"]) for row in rows_of(twins)]
-    return Noise(found, false, false / found if found else math.nan, low, high, *_widths(alike), *_widths(others))
+    rows = rows_of(ranked(summarise(records) if summary is None else summary))
+    rivals = [_to_best(row) for row in rows if row["ratio_method"] not in (None, "itself")]
+    return Noise(found, false, false / found if found else math.nan, low, high, *_widths(twins), *_widths(rivals))
+
+
+def _to_best(row: Row) -> Ratio:
+    return Ratio(row["ratio_to_best"], row["ratio_low"], row["ratio_high"], row["passes"], row["ratio_method"])
 
 
 def _widths(ratios: Iterable[Ratio]) -> tuple[float, float]:
     import numpy as np
 
-    widths = [ratio.half_width for ratio in ratios if not math.isnan(ratio.low)]
+    widths = [ratio.half_width for ratio in ratios if ratio.is_telling]
     return (float(np.median(widths)), float(np.quantile(widths, 0.9))) if widths else (math.nan, math.nan)
 
 

@@ -24,7 +24,8 @@ class Options:
         Of every pool; None: every core in the affinity mask.
     passes : int
         Each in a fresh process, through all pairs, in a random order of its own. Comparisons rest on what differs
-        between passes: six or more make narrow intervals.
+        between passes: six or more make narrow intervals. What is ten times slower than the quickest of its case is
+        visited in three of them.
     time_limit_s : float
         For one pair, its verifying call and the samples of all passes together. A pair is skipped if planning,
         preparing and calling it four times should take longer; a stage that lasts more than twice as long is stopped.

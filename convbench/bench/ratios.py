@@ -25,6 +25,7 @@ from convbench.errors import MissingDependency
 
 __all__ = [
     "CONFIDENCE",
+    "LEAST_PASSES",
     "WIN_CONFIDENCE",
     "Ratio",
     "from_logs",
@@ -42,6 +43,9 @@ CONFIDENCE = 0.95
 
 #: Of intervals of ratios, two-sided: what lies outside is called faster or slower.
 WIN_CONFIDENCE = 0.99
+
+#: Passes from which the mean of several has an interval: two have Student's t with one degree of freedom, 64 at 99 %.
+LEAST_PASSES = 3
 
 Interval = tuple[float, float]
 _UNKNOWN: Interval = (math.nan, math.nan)
@@ -61,7 +65,8 @@ class Ratio:
     method : str
         "paired": Student's t over passes that both have; "pooled": for want of these, Student's t over the passes of
         both, taken to spread alike; "unpaired": Welch's t over the passes of two runs; "samples": from samples of a
-        single process, blind to whatever differs between processes.
+        single process, blind to whatever differs between processes, so that it has no verdict; "itself": there is
+        nothing to compare.
     """
 
     value: float
@@ -76,8 +81,17 @@ class Ratio:
 
         >>> Ratio(0.8, 0.7, 0.9, 6, "paired").verdict, Ratio(0.8, math.nan, math.nan, 1, "paired").verdict
         ('faster', 'tie')
+        >>> Ratio(0.8, 0.7, 0.9, 1, "samples").verdict  # of a process, not of the backends
+        'tie'
         """
+        if not self.is_telling:
+            return "tie"
         return "faster" if self.high < 1 else "slower" if self.low > 1 else "tie"
+
+    @property
+    def is_telling(self) -> bool:
+        """Return whether there is an interval that knows of more than one process: without it a tie is no finding."""
+        return self.method != "samples" and not math.isnan(self.low)
 
     @property
     def half_width(self) -> float:
@@ -122,10 +136,10 @@ def unpaired_ratio(
 ) -> Ratio:
     """Return the ratio of the geometric means of two runs' passes, which have nothing to do with each other.
 
-    The interval is Welch's: the two may spread differently. Where one has a single pass it is that of
-    :func:`pooled_ratio`.
+    The interval is Welch's: the two may spread differently. Where one has fewer than three passes it is that of
+    :func:`pooled_ratio`: two passes that happen to agree would say that there is no spread at all.
     """
-    if min(len(numerator), len(denominator)) < 2:
+    if min(len(numerator), len(denominator)) < LEAST_PASSES:
         return pooled_ratio(numerator, denominator, confidence)
     logs, others = ([math.log(value) for value in values] for values in (numerator, denominator))
     with warnings.catch_warnings():
@@ -163,24 +177,35 @@ def samples_ratio(value: float, numerator: Interval, denominator: Interval) -> R
     """Return a ratio between the quotients of two intervals' ends, for want of passes.
 
     If each of two independent intervals has a confidence c, their quotient has more than 2c − 1 and in practice more
-    than c: but only for the processes that the samples came from.
+    than c: but only for the processes that the samples came from. Taken as a verdict on two backends alike, with a
+    pass each, it would be wrong in most cases.
     """
-    return Ratio(value, numerator[0] / denominator[1], numerator[1] / denominator[0], 1, "samples")
+    low, high = (
+        one / other if other else math.inf for one, other in zip(numerator, reversed(denominator), strict=True)
+    )
+    return Ratio(value, low, high, 1, "samples")
 
 
-def row_ratio(row: Mapping[str, Any], other: Mapping[str, Any]) -> Ratio:
+def row_ratio(row: Mapping[str, Any], other: Mapping[str, Any], confidence: float = WIN_CONFIDENCE) -> Ratio:
     """Return the time of one row of a summary over that of another, by the best method that their passes allow.
 
     Which one is a matter of the numbers of passes, never of what they say: paired from 3 common ones; else pooled from
-    4 of both together (two alone would have Student's t with one degree of freedom, 64 at 99 %); else from the samples.
+    4 of both together (two alone would have Student's t with one degree of freedom, 64 at 99 %); else from the samples,
+    whose interval is one of 99 % in any case. The value is a quotient of geometric means of passes by any method.
     """
     own, its = row["pass_medians_s"], other["pass_medians_s"]
-    if len(own.keys() & its.keys()) >= 3:
-        return paired_ratio(own, its)
+    if len(own.keys() & its.keys()) >= LEAST_PASSES:
+        return paired_ratio(own, its, confidence)
     if own and its and len(own) + len(its) >= 4:
-        return pooled_ratio(list(own.values()), list(its.values()))
+        return pooled_ratio(list(own.values()), list(its.values()), confidence)
     ends = [(float(each.get("win_low_s", math.nan)), float(each.get("win_high_s", math.nan))) for each in (row, other)]
-    return samples_ratio(float(row["time_s"]) / float(other["time_s"]), *ends)
+    return samples_ratio(_centre(row) / _centre(other), *ends)
+
+
+def _centre(row: Mapping[str, Any]) -> float:
+    """Return the geometric mean of a row's passes; its time where no pass has all of it."""
+    logs = [math.log(value) for value in row["pass_medians_s"].values()]
+    return math.exp(_mean(logs)) if logs else float(row["time_s"])
 
 
 def mean_interval(values: Sequence[float], confidence: float) -> Interval:

@@ -72,6 +72,11 @@ class Timing:
         """Median of the passes' medians."""
         return median(self.passes_s.values()) if self.status == "ok" and self.passes_s else None
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """What :func:`convbench.bench.ratios.row_ratio` compares: a row of a summary."""
+        return {"pass_medians_s": self.passes_s, "passes": len(self.passes_s), "time_s": self.time_s}
+
     def joined(self, later: Timing) -> Timing:
         """Return this and a later measurement as one; trouble in either is the trouble of both."""
         told = self if self.status != "ok" else later

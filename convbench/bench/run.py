@@ -49,6 +49,7 @@ __all__ = [
 
 SAMPLES_WANTED = 10  # a pair, all passes together
 SAMPLES_MOST = 60
+FAR_BEHIND, FAR_BEHIND_PASSES = 10, 3  # times the quickest of its case: visited in so many passes only
 SPREAD_TELLS = 3  # samples of a visit, at least, that say whether they agree
 VERIFYING_SHARE = 0.6  # of the budget; the rest is for measuring
 SHARED_ANEW = 50  # times a pass: sharing out what is left looks at every visit to come
@@ -520,15 +521,22 @@ class _Run:
         """Return the seconds that a visit may take, 0 for none, and what limits them.
 
         Fewer than three samples are none: until then no visit is denied. Its time limit, what its plans and prepared
-        weights take included, lets a pair have three visits whenever it lets it be timed at all.
+        weights take included, lets a pair have three visits whenever it lets it be timed at all. What is far behind the
+        quickest of its case is known to be after few passes; the time is better spent on those who are close.
         """
         if pair.visits >= LEAST_SAMPLES and pair.spent_s + pair.call_s > self.options.time_limit_s:
             return 0.0, "time-limit"
+        if pair.visits >= FAR_BEHIND_PASSES and pair.call_s > FAR_BEHIND * self._quickest_s(pair.case):
+            return 0.0, "far behind"
         if pair.samples >= LEAST_SAMPLES and self._left_s() < pair.least_s:
             return 0.0, "budget"
         own_s = (self.options.time_limit_s - pair.spent_s) / (1 + self.options.passes - number)
         limit_s, limit = min((self.level_s, "budget"), (own_s, "time-limit"))
         return max(limit_s, pair.least_s), limit
+
+    def _quickest_s(self, case: int) -> float:
+        """Seconds of the quickest call of a case."""
+        return min((pair.call_s for pair in self.pairs if pair.case == case and pair.visits), default=0.0)
 
     def _demand_s(self, pair: _Pair) -> float:
         """Seconds that a visit could use: all samples and their warm-up, within the pair's time limit."""

@@ -1,9 +1,9 @@
 """From records to one row a pair, to who is faster, to what the noise is, and to summaries of many cases.
 
 This gathers what the modules beside it do: :mod:`convbench.bench.summaries` makes a row a pair,
-:mod:`convbench.bench.standings` ranks them with ties, :mod:`convbench.bench.noise` says what a pair timed against itself
-says, :mod:`convbench.bench.totals` sums up networks and takes geometric means, and :mod:`convbench.bench.ratios` has
-the ratios and intervals that all of these rest on.
+:mod:`convbench.bench.standings` ranks them with ties, :mod:`convbench.bench.noise` says what a pair timed against
+itself comes to, :mod:`convbench.bench.totals` sums up networks and takes geometric means, and
+:mod:`convbench.bench.ratios` has the ratios and intervals that all of these rest on.
 """
 
 from __future__ import annotations

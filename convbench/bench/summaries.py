@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ __all__ = ["is_twin", "summarise", "times"]
 
 _CARRIED = (
     "case", "spec", "backend", "implementation", "kind", "device", "threads", "mode", "accumulate_dtype", "status",
-    "reason", "batch", "stop_reason", "transfer_s", "first_call_s", "error_max_eps", "error_bound_eps", "error_norm",
+    "reason", "stop_reason", "transfer_s", "first_call_s", "error_max_eps", "error_bound_eps", "error_norm",
     "workspace_declared_bytes", "workspace_measured_bytes", "prepared_declared_bytes", "prepared_measured_bytes",
     "prepare_peak_bytes", "flops_nominal", "flops_executed", "bytes_min", "weight", "group",
 )  # fmt: skip
@@ -44,9 +44,10 @@ def summarise(records: DataFrame) -> DataFrame:
         interval from order statistics, ``interval_of`` "passes" where there are enough of them, that is 6, else
         "samples", pooled as if they were independent; NaN below 6 of these too), ``win_low_s`` and ``win_high_s``
         (at 99 % and from the samples, for comparisons within a single pass), ``min_s``, ``pass_medians_s`` (a dict,
-        pass → median), ``plan_s``, ``prepare_s`` and ``cores_used`` (medians over the passes that have them),
-        ``caveats`` (a list, each once), the record's own fields, the last that is known, ``x`` and ``w`` (data tokens),
-        and the fields of the spec, of per-axis ones the first entry (``kernel_size``, ``input_size``, …).
+        pass → median, where that is not 0), ``plan_s``, ``prepare_s`` and ``cores_used`` (medians over the passes that
+        have them), ``caveats`` (a list, each once), the record's own fields, the last that is known, its ``batch`` as
+        ``calls_per_sample``, ``x`` and ``w`` (data tokens), and the fields of the spec, of per-axis ones the first
+        entry (``kernel_size``, ``input_size``, ``batch``, …).
         A pair with any record that is not ok has that status and no time. Twins are left out unless they went wrong:
         they are the same backend.
     """
@@ -59,12 +60,13 @@ def summarise(records: DataFrame) -> DataFrame:
     backends = _positions(environment.get("backends", []), (backend for _, backend in groups))
     ordered = sorted(groups, key=lambda pair: (cases[pair[0]], backends[pair[1]]))
     rows = [_summary_row(groups[pair]) for pair in ordered]
-    frame: DataFrame = pandas().DataFrame(rows, columns=None if rows else [*_CARRIED, *_MEDIANS, "caveats"])
+    frame: DataFrame = pandas().DataFrame(rows, columns=_COLUMNS)
     frame.attrs["environment"] = environment
     return frame
 
 
 def is_twin(row: Row) -> bool:
+    """Return whether this is of a second visit, to be compared with the first."""
     return row.get("twin") is True  # missing in older records
 
 
@@ -83,6 +85,7 @@ def _summary_row(rows: Rows) -> dict[str, Any]:
         "reason": told.get("reason"),
         "weight": int(_given(told.get("weight"), 1)),
         "group": _given(told.get("group"), ""),
+        "calls_per_sample": _last(rows, "batch"),
         **{name: _over_passes(rows, name) for name in _MEDIANS},
         "caveats": list(caveats),
         **times([] if troubled else rows),
@@ -102,12 +105,13 @@ def _over_passes(rows: Rows, name: str) -> float:
 
 
 def times(rows: Iterable[Row]) -> dict[str, Any]:
+    """Return what the samples of these records say; below what the clock can see there is no time to compare."""
     by_pass: dict[int, list[float]] = {}
     for row in rows:
         if len(row["samples_s"]):
             by_pass.setdefault(int(row["pass"]), []).extend(row["samples_s"])
     samples = [sample for values in by_pass.values() for sample in values]
-    medians = {number: median(values) for number, values in sorted(by_pass.items())}
+    medians = {number: median(values) for number, values in sorted(by_pass.items()) if median(values) > 0}
     low, high = median_interval(list(medians.values()))
     of_passes = not math.isnan(low)
     if not of_passes:
@@ -139,3 +143,9 @@ def _case_fields(case: str, line: str) -> dict[str, Any]:
     firsts = {name: next(iter(value), None) if isinstance(value, tuple) else value for name, value in values.items()}
     tokens = dict(unquoted(token).split("=", 1) for token in split_tokens(case) if token.startswith(("x=", "w=")))
     return {**firsts, "ndim": spec.ndim, "x": tokens.get("x", "noise"), "w": tokens.get("w", "random")}
+
+
+#: Of a summary, also of an empty one.
+_COLUMNS = [
+    *dict.fromkeys((*_CARRIED, "calls_per_sample", *_MEDIANS, "caveats", *times(()), *_SPEC_FIELDS, "ndim", "x", "w"))
+]

@@ -6,11 +6,20 @@ Nothing is imputed: a backend that lacks a layer has no total, and a mean says o
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from convbench.bench.frames import Row, Rows, by_case, is_timed, pandas, rows_of
-from convbench.bench.ratios import LEAST_PASSES, WIN_CONFIDENCE, Ratio, from_logs, mean_interval, paired_ratio, row_ratio
+from convbench.bench.frames import Row, Rows, is_timed, pandas, rows_of
+from convbench.bench.ratios import (
+    LEAST_PASSES,
+    WIN_CONFIDENCE,
+    Ratio,
+    from_logs,
+    mean_interval,
+    paired_ratio,
+    row_ratio,
+)
 from convbench.bench.standings import best_of, ranked
 
 if TYPE_CHECKING:
@@ -43,10 +52,11 @@ def totals(summary: DataFrame) -> DataFrame:
         total of one pass, each pass summed by itself (NaN unless two passes have all layers); ``pass_medians_s`` has
         these totals. ``layers`` have a time, of ``of``; ``occurrences`` is Σ weight of all. ``behind_best``: its time
         over that of the best of all, both over the layers that it did, paired within passes, with ``behind_best_low``
-        and ``behind_best_high`` (99 %). ``chosen``: the layers in which it is the best.
+        and ``behind_best_high`` (99 %; NaN below three passes). ``chosen``: the layers in which it is the best.
         ``effective_gflop_per_s``, ``flops_nominal``.
     """
-    rows = [row for group, members in _by_group(rows_of(summary)).items() for row in _group_totals(group, members)]
+    groups = _by_group(rows_of(ranked(summary)))
+    rows = [row for group, members in groups.items() for row in _group_totals(group, members)]
     columns = (
         "group", "backend", "kind", "status", "time_s", "low_s", "high_s", "pass_medians_s", "layers", "of",
         "occurrences", "behind_best", "behind_best_low", "behind_best_high", "chosen", "effective_gflop_per_s",
@@ -68,24 +78,17 @@ def _group_totals(group: str, members: Rows) -> list[dict[str, Any]]:
     layers = {row["case"]: row for row in members}
     kinds = {row["backend"]: row["kind"] for row in members}
     timed = [row for row in members if is_timed(row)]
-    best = _quickest(timed)
+    best = _bests(timed)
     picks: dict[str, Picked] = {name: {row["case"]: row for row in timed if row["backend"] == name} for name in kinds}
     if len({row["kind"] for row in timed}) > 1:
-        picks[BEST_OF_OWN] = _quickest(row for row in timed if row["kind"] == "own")
+        picks[BEST_OF_OWN] = best_of(row for row in timed if row["kind"] == "own")
     picks[BEST_OF_ALL] = best
     return [{"group": group, "kind": kinds.get(name, "choice"), **_total(name, pick, layers, best)}
             for name, pick in picks.items()]  # fmt: skip
 
 
-def _quickest(timed: Iterable[Row]) -> Picked:
-    return {case: _best(rows) for case, rows in by_case(timed).items()}
-
-
-def by_case(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    cases: dict[str, list[Row]] = {}
-    for row in rows:
-        cases.setdefault(row["case"], []).append(row)
-    return cases
+def _bests(timed: Rows) -> Picked:
+    return {row["case"]: row for row in timed if row["ratio_method"] == "itself"}
 
 
 def _total(name: str, pick: Picked, layers: Picked, best: Picked) -> dict[str, Any]:
@@ -128,8 +131,10 @@ def _sums_by_pass(pick: Picked) -> dict[int, float]:
 
 def _behind(pick: Picked, best: Picked) -> Ratio:
     ratio = paired_ratio(_sums_by_pass(pick), _sums_by_pass(best))
-    if ratio.passes or not pick:
+    if ratio.passes >= LEAST_PASSES or not pick:
         return ratio
+    if ratio.passes:
+        return replace(ratio, low=math.nan, high=math.nan)
     return Ratio(_sum(pick) / _sum(best), math.nan, math.nan, 0, "paired")  # no pass has all of its layers
 
 
@@ -152,12 +157,11 @@ def geometric_means(summary: DataFrame, baseline: str | None) -> DataFrame:
         ``speedup_most`` over these; ``common``, the number of cases that all these backends did, and
         ``behind_best_common`` over those. Means over different cases do not compare with each other. Each mean has
         ``…_low`` and ``…_high``, its 99 % interval: Student's over the means of single passes, those that have all
-        cases.
+        cases, three at least; else NaN.
     """
-    rows = rows_of(summary)
+    rows = rows_of(ranked(summary))
     timed = [row for row in rows if is_timed(row)]
-    best = _quickest(timed)
-    winners = {case: fastest(members) for case, members in by_case(timed).items()}
+    best = _bests(timed)
     base = {row["case"]: row for row in timed if row["backend"] == baseline}
     kinds = {row["backend"]: row["kind"] for row in timed}
     done = {name: {row["case"] for row in timed if row["backend"] == name} for name in kinds}
@@ -172,7 +176,7 @@ def geometric_means(summary: DataFrame, baseline: str | None) -> DataFrame:
                 "kind": kind,
                 "cases": len(own),
                 "of": len({row["case"] for row in rows}),
-                "fastest": sum(name in winners[row["case"]] for row in own),
+                "fastest": sum(row["tied"] for row in own),
                 **_named("behind_best", _mean_ratio([(row, best[row["case"]]) for row in own])),
                 "compared": len(ratios),
                 **_named("speedup", _mean_ratio([(base[row["case"]], row) for row in own if row["case"] in base])),
@@ -194,7 +198,7 @@ def _mean_over(cases: Collection[str], rows: Rows, best: Picked) -> Ratio:
     return _mean_ratio([(row, best[row["case"]]) for row in rows if row["case"] in cases])
 
 
-def _mean_ratio(pairs: Sequence[tuple[Mapping[str, Any], Row]]) -> Ratio:
+def _mean_ratio(pairs: Sequence[tuple[Row, Row]]) -> Ratio:
     """Return the weighted geometric mean of the pairs' ratios.
 
     Each pair counts with all the passes it has. The interval has the width of that over the means of single passes, of
@@ -209,7 +213,7 @@ def _mean_ratio(pairs: Sequence[tuple[Mapping[str, Any], Row]]) -> Ratio:
         _weighted([math.log(row["pass_medians_s"][n] / other["pass_medians_s"][n]) for row, other in pairs], weights)
         for n in sorted(common)
     ]
-    low, high = mean_interval(by_pass, WIN_CONFIDENCE)
+    low, high = mean_interval(by_pass, WIN_CONFIDENCE) if len(by_pass) >= LEAST_PASSES else (math.nan, math.nan)
     half = (high - low) / 2
     return from_logs(mean, (mean - half, mean + half), len(by_pass), "paired")
 

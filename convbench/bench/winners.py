@@ -2,7 +2,9 @@
 
 All backends are measured on a coarse geometric grid. Then every gap of the grid is halved: a new place whose
 surroundings all have the same winner, or the same tie, is taken to have it too and is not measured; the others are, by
-those backends that came near the fastest anywhere. What nothing separates from the fastest shares its place: a tie.
+those backends that came near the fastest anywhere. What nothing separates from the fastest shares its place: a tie if
+they are known to be about as fast. Where too few passes leave open by how much they differ, the place is undecided, and
+nothing is inferred from it.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from typing import Any
 from convbench.backend import Backend
 from convbench.bench.axes import AXES, Axis, axis_pair, base_case, between, case_with, spread
 from convbench.bench.cases import Case
-from convbench.bench.crossover import found_backend, require_intervals
-from convbench.bench.ratios import WIN_CONFIDENCE, paired_ratio
+from convbench.bench.crossover import ALIKE, found_backend, require_intervals
+from convbench.bench.ratios import WIN_CONFIDENCE
 from convbench.bench.rounds import RoundDone, Rounds, Timing, folder_for
 from convbench.bench.run import Event, Options
+from convbench.bench.standings import standings_of
 from convbench.errors import SpecError, UnsupportedSpec
 from convbench.registry import all_backends, refusal_of, what_is_missing
 from convbench.spec import ConvSpec
@@ -47,11 +50,15 @@ class Cell:
     ----------
     x, y : int
     winners : tuple of str
-        The fastest backend, then those that nothing separates from it; none if no backend has a time.
+        The fastest backend, then those that nothing separates from it, see
+        :func:`convbench.bench.standings.standings_of`; none if no backend has a time.
+    undecided : bool
+        For all that is known, one of them may take more than :data:`convbench.bench.crossover.ALIKE` times as long as
+        the fastest.
     time_s : float
         Of the fastest; NaN where not measured.
     margin : float
-        Time of the fastest of the others over that; NaN if there is no other.
+        How many times as long the first of the others takes, paired within passes; NaN if there is no other.
     measured : bool
         False: taken from its surroundings, which all have these winners.
     timings : mapping of str to Timing
@@ -64,27 +71,35 @@ class Cell:
     margin: float = math.nan
     measured: bool = True
     timings: Mapping[str, Timing] = field(default_factory=dict)
+    undecided: bool = False
 
     @staticmethod
     def of(place: Place, timings: Mapping[str, Timing], confidence: float = WIN_CONFIDENCE) -> Cell:
         """Compare what was measured at a place."""
-        times = {name: timing.time_s for name, timing in timings.items() if timing.time_s is not None}
-        if not times:
+        rows = [{"backend": name, **timing.row} for name, timing in timings.items() if timing.time_s is not None]
+        if not rows:
             return Cell(*place, (), timings=timings)
-        best, *others = sorted(times, key=lambda name: times[name])
-        ties = [name for name in others if not _slower(timings[name], timings[best], confidence)]
-        losers = [times[name] for name in others if name not in ties]
-        margin = min(losers) / times[best] if losers else math.nan
-        return Cell(*place, (best, *ties), times[best], margin, timings=timings)
+        known = sorted(standings_of(rows, confidence), key=lambda entry: (not entry.is_best, entry.ratio.value))
+        ahead = [entry for entry in known if entry.is_best or not entry.beaten_by]
+        ratios = [entry.ratio for entry in known if entry not in ahead]
+        return Cell(
+            *place,
+            tuple(str(entry.row["backend"]) for entry in ahead),
+            time_s=float(known[0].row["time_s"]),
+            margin=min((ratio.value for ratio in ratios), default=math.nan),
+            timings=timings,
+            undecided=any(entry.undecided or entry.ratio.high > ALIKE for entry in ahead),
+        )
 
     @property
     def tie(self) -> bool:
-        """Whether several share the place."""
-        return len(self.winners) > 1
+        """Whether several share the place, and are known to be about as fast."""
+        return len(self.winners) > 1 and not self.undecided
 
-
-def _slower(timing: Timing, best: Timing, confidence: float) -> bool:
-    return paired_ratio(timing.passes_s, best.passes_s, confidence).verdict == "slower"
+    @property
+    def passes(self) -> int:
+        """Of the backend that has the fewest."""
+        return min((len(timing.passes_s) for timing in self.timings.values() if timing.passes_s), default=0)
 
 
 @dataclass(frozen=True)
@@ -124,9 +139,14 @@ class WinnerMap:
     @property
     def winners(self) -> tuple[str, ...]:
         """All that are fastest or tied with it somewhere, those with the most places of their own first."""
-        alone = [cell.winners[0] for cell in self.cells if len(cell.winners) == 1]
+        alone = [cell.winners[0] for cell in self.cells if len(cell.winners) == 1]  # these are decided
         shared = [name for cell in self.cells for name in cell.winners]
         return tuple(sorted(dict.fromkeys(shared), key=lambda name: (-alone.count(name), -shared.count(name))))
+
+    @property
+    def statuses(self) -> list[str]:
+        """Of all timings."""
+        return [timing.status for cell in self.cells for timing in cell.timings.values()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what map.json holds; numbers that are not known are None."""
@@ -248,8 +268,8 @@ def _to_be_known(cells: Mapping[Place, Cell], grid: Grid, finer: Grid) -> tuple[
             if (x, y) in cells:
                 continue
             corners = [cells.get((a, b)) for a in _around(x, grid[0]) for b in _around(y, grid[1])]
-            classes = {frozenset(corner.winners) if corner else None for corner in corners}
-            if len(classes) == 1 and corners[0] is not None:
+            classes = {frozenset(corner.winners) if corner and not corner.undecided else None for corner in corners}
+            if len(classes) == 1 and None not in classes and corners[0] is not None:
                 inferred.append(Cell(x, y, corners[0].winners, measured=False))
             else:
                 wanted.append((x, y))

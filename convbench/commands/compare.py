@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,11 @@ __all__ = ["compare"]
 
 EXIT_CODES = """\b
 Exit codes:
-  0  nothing became slower by more than the threshold, and nothing is gone
+  0  of what can be told nothing became slower by more than the threshold, and
+     nothing is gone
   1  a regression; a pair that was ok and is not, or has no time any more; a
      pair that is missing or a case that was renamed (unless
-     --no-fail-on-missing)
+     --no-fail-on-missing); no pair has a time in both runs
   2  bad input"""
 
 
@@ -39,13 +40,14 @@ class Fraction(_Float):
     name = "share"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return a fraction > 0."""
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", str(value), re.ASCII)
-        share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
-        if not match or share <= 0 or (not match[2] and share >= 1):
-            self.fail(f"{value!r} is not a share such as 5% or 0.05.", param, ctx)
+        """Return a fraction above 0 and below 1."""
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = math.nan
+        if not 0 < share < 1:
+            self.fail(f"{value!r} is not a share above 0 and below 1, such as 5% or 0.05.", param, ctx)
         return share
 
 
@@ -60,6 +62,7 @@ class Fraction(_Float):
     show_default=True,
     help="A regression is slower by more.",
 )
+@click.option("--confidence", type=float, default=0.99, show_default=True, metavar="P", help="Of the intervals.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
 @click.option("--all", "everything", is_flag=True, help="Show all pairs, not only those that changed.")
 @click.option(
@@ -68,11 +71,19 @@ class Fraction(_Float):
     show_default=True,
     help="Missing pairs and renamed cases make the exit code 1.",
 )
-def compare(before: Path, after: Path, threshold: float, form: str, everything: bool, fail_on_missing: bool) -> int:
+def compare(
+    before: Path,
+    after: Path,
+    threshold: float,
+    confidence: float,
+    form: str,
+    everything: bool,
+    fail_on_missing: bool,
+) -> int:
     """Compare two runs: what became slower, what is gone.
 
     The first RUN is the earlier one. Each is a run's folder, the records.jsonl in it, or a report of pytest-benchmark.
-    A pair is slower if the 99 % interval of its ratio says so (Welch's t over passes), and a regression if it is also
+    A pair is slower if the interval of its ratio says so (Welch's t over passes), and a regression if it is also
     slower by more than the threshold: the interval knows what differs between passes, but not what else the machine
     was doing on that day. Runs of different machines are compared by times over those of a backend that both have.
     """
@@ -80,7 +91,7 @@ def compare(before: Path, after: Path, threshold: float, form: str, everything: 
     from convbench.report.compare import conclusion, markdown
 
     screen = Screen()
-    found = compare_runs(_load(before, screen), _load(after, screen), threshold=threshold)
+    found = compare_runs(_load(before, screen), _load(after, screen), threshold=threshold, confidence=confidence)
     names, failed = (str(before), str(after)), found.failed(fail_on_missing)
     if form == "json":
         about = {"before": names[0], "after": names[1], **found.to_dict(), "failed": failed}

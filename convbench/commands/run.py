@@ -246,7 +246,8 @@ def _chosen_cases(suites: Sequence[Suite], pattern: str | None) -> list[Case]:
     globs = _globs(pattern or "")
     kept = [case for case in cases if all(_has_token(case, glob) is wanted for glob, wanted in globs)]
     if not kept:
-        rule = f"keeps none of the {len(cases)} cases; tokens are such as those of '{next(iter(cases))}'"
+        none = f"keeps none of the {len(cases)} cases" if len(cases) > 1 else "does not keep the only case"
+        rule = f"{none}; tokens are such as those of '{next(iter(cases))}'"
         raise SpecError("-k", pattern, rule)
     return kept
 

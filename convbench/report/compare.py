@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from convbench.bench.frames import rows_of
+from convbench.bench.noise import percent
 from convbench.bench.ratios import Ratio
-from convbench.report.text import DASH, Column, Grid, Row, human_number, human_range, human_seconds, missing
+from convbench.report.text import (
+    UNKNOWN,
+    Column,
+    Grid,
+    Row,
+    human_range,
+    human_seconds,
+    human_share,
+    human_times,
+    missing,
+    ratio_range,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from convbench.bench.compare import Comparison
 
 __all__ = ["LEGEND", "backends_grid", "conclusion", "legend", "markdown", "pairs_grid", "remarks"]
 
 LEGEND = (
-    "ratio: time after over time before. Slower, faster: the interval does not reach 1; same: all of it is within "
-    "±{threshold}; unclear: neither. Regression: slower, and by more than {threshold}. Intervals: {confidence}, "
-    "Welch's t over passes"
+    "ratio: time after over time before. same: all of its interval is within ±{threshold}, even where it does not "
+    "reach 1; else slower, faster: the interval does not reach 1; unclear: neither. Regression: slower, and by more "
+    "than {threshold}. Intervals: {confidence}, {methods}; "
+    f"{UNKNOWN}: unknown"
 )
+
+_METHODS = {
+    "unpaired": "{} by Welch's t over passes",
+    "pooled": "{} by Student's t over the passes of both, where one has fewer than three",
+    "samples": "{} [in brackets] within single processes, from which nothing follows",
+}
 
 _QUIET = ("same", "unclear", "untimed", "reference")
 _STYLES = {"lost": "red", "faster": "green", "gained": "green"}
@@ -27,7 +46,13 @@ _STYLES = {"lost": "red", "faster": "green", "gained": "green"}
 
 def legend(found: Comparison) -> str:
     """Return what the words of the tables mean."""
-    return LEGEND.format(threshold=_percent(found.threshold), confidence=_percent(found.confidence))
+    counts = found.pairs["method"].value_counts()
+    methods = [text.format(counts[name]) for name, text in _METHODS.items() if counts.get(name, 0)]
+    return LEGEND.format(
+        threshold=human_share(found.threshold),
+        confidence=human_share(found.confidence),
+        methods=", ".join(methods) or "none",
+    )
 
 
 def pairs_grid(found: Comparison, everything: bool = False) -> Grid:
@@ -43,7 +68,7 @@ def pairs_grid(found: Comparison, everything: bool = False) -> Grid:
             Column("case", right=False),
         ]
     )
-    rows = _rows(found.pairs)
+    rows = rows_of(found.pairs)
     if not everything:
         rows = [row for row in rows if row["verdict"] not in _QUIET]
         rows.sort(key=lambda row: (row["verdict"] != "lost", not row["regression"], -_number(row["ratio"])))
@@ -60,8 +85,8 @@ def _pair_row(row: Mapping[str, Any]) -> Row:
         row["backend"],
         human_seconds(row["time_before_s"]),
         human_seconds(row["time_after_s"]),
-        _times(row["ratio"]),
-        human_range(row["low"], row["high"]),
+        human_times(row["ratio"]),
+        ratio_range(row["low"], row["high"], row["method"] or None),
         verdict,
         row["case"],
     )
@@ -72,21 +97,41 @@ def backends_grid(found: Comparison) -> Grid:
     """Return a row for each backend: the geometric mean of its ratios, and how many of its pairs are what."""
     counted = ("regressions", "slower", "lost", "unclear", "same", "faster", "gained")
     grid = Grid([Column("backend", right=False), *map(Column, ("pairs", "ratio", "interval", *counted))])
-    for row in _rows(found.backends):
-        cells = (row["backend"], str(row["pairs"]), _times(row["mean"]), human_range(row["low"], row["high"]))
+    for row in rows_of(found.backends):
+        interval = ratio_range(row["low"], row["high"], None if missing(row["mean"]) else "unpaired")
+        cells = (row["backend"], str(row["pairs"]), human_times(row["mean"]), interval)
         grid.rows.append(Row((*cells, *(str(row[name] or "") for name in counted))))
     return grid
 
 
 def conclusion(found: Comparison) -> str:
-    """Return in one sentence what it comes to."""
+    """Return in one sentence what it comes to: no regression is said only of what can be told."""
     counts = [(len(found.regressions), "regression"), (len(found.lost), "pair lost its result")]
     counts += [(len(found.missing), "pair missing"), (len(found.renamed), "case renamed")]
     said = [_counted(number, what) for number, what in counts if number]
     of = f"{len(found.pairs)} pair{'s' * (len(found.pairs) != 1)} of both runs"
     what = "time over that of the reference" if found.relative else "time"
     mean = f"; {what} after over before, geometric mean: {_ratio(found.mean)}" if found.mean.passes else ""
-    return f"{of}: {', '.join(said) or 'no regression'}{mean}"
+    if not found.compared:
+        return f"{of}: {', '.join([*said, 'no pair has a time in both runs, so that nothing was compared'])}"
+    said = [*said, *([] if len(found.regressions) else [_no_regression(found.told)]), *_unclear(found)]
+    return f"{of}: {', '.join(said)}{mean}"
+
+
+def _no_regression(told: int) -> str:
+    return f"no regression among the {told} that can be told" if told else "none can be told"
+
+
+def _unclear(found: Comparison) -> Iterator[str]:
+    unclear = found.unclear
+    if len(unclear):
+        ratios = (Ratio(*(row[name] for name in _RATIO)) for row in rows_of(unclear))
+        widths = [ratio.half_width for ratio in ratios if ratio.is_telling]
+        width = f" (median interval ±{percent(median(widths))} %)" if widths else " (no interval is known)"
+        yield f"{len(unclear)} unclear{width}"
+
+
+_RATIO = ("ratio", "low", "high", "passes", "method")
 
 
 _PLURALS = {
@@ -103,8 +148,8 @@ def _counted(number: int, what: str) -> str:
 
 def remarks(found: Comparison) -> Iterator[str]:
     """Yield what is missing, new or renamed, what else differs between the runs, and how noisy each was."""
-    for before, after, certain in found.renamed:
-        yield f"renamed{'' if certain else '?'}: {before} → {after}"
+    yield from (f"renamed: {before} → {after}" for before, after in found.renamed)
+    yield from (f"perhaps renamed? {before} → {after}" for before, after in found.alike)
     yield from _by_backend("missing", found.missing)
     yield from _by_backend("new", found.new)
     yield from found.notes
@@ -146,20 +191,8 @@ def markdown(found: Comparison, names: tuple[str, str], everything: bool = False
 
 
 def _ratio(ratio: Ratio) -> str:
-    return _times(ratio.value) + ("" if missing(ratio.low) else f" ({human_range(ratio.low, ratio.high)})")
-
-
-def _times(value: float) -> str:
-    return DASH if missing(value) else f"{human_number(value)}×"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:g} %"
+    return human_times(ratio.value) + ("" if missing(ratio.low) else f" ({human_range(ratio.low, ratio.high)})")
 
 
 def _number(value: float) -> float:
     return 0.0 if missing(value) else value
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convbench.bench.crossover import CROSSOVER_FILE, Crossing, Crossover, Point, load_crossover
+from convbench.bench.crossover import ALIKE, CROSSOVER_FILE, Crossing, Crossover, Point, load_crossover
 from convbench.errors import MissingDependency
 from convbench.report import drawing
 from convbench.report.text import DASH, Column, Grid, Row, human_number, human_seconds
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["crossover_plot", "notes", "point_row", "points_grid", "redraw", "sentences", "write_crossover"]
+__all__ = [
+    "as_object",
+    "crossover_plot",
+    "notes",
+    "passes_text",
+    "point_row",
+    "points_grid",
+    "redraw",
+    "sentences",
+    "write_crossover",
+]
 
 _LISTED = 6  # values; of more only the first and the last
 _SENTENCES, _CHARACTERS = 4, 125  # above a plot
@@ -57,7 +67,7 @@ def _no_crossing(found: Crossover, known: Sequence[Point], span: str) -> str:
     ties = [point.value for point in known if point.verdict == "tie"]
     if not wins:
         ratios = sorted(point.ratio for point in known)
-        spread = f"{human_number(ratios[0])}–{human_number(ratios[-1])}"
+        spread = "–".join(dict.fromkeys(human_number(ratio) for ratio in (ratios[0], ratios[-1])))
         at = f"at {_listing(ties)} ({len(ties)} value{'s' * (len(ties) > 1)})"
         return f"no crossing {span}: a tie {at}; {found.first} takes {spread}× as long as {found.second}"
     times = [max(point.ratio, 1 / point.ratio) for point in wins]
@@ -93,9 +103,37 @@ def notes(found: Crossover) -> list[str]:
     for name, text, point in troubles:
         counted = " (counted as slower)" if point.predicted else ""
         lines.append(f"{name} at {found.over} {point.value}: {text}{counted}")
+    lines += _wide_ties(found)
     if not found.finished:
         lines.append("the time was spent before the search was done: a larger --budget may narrow it")
     return lines
+
+
+def _wide_ties(found: Crossover) -> list[str]:
+    """Say which ties rest on so little that the two may well differ, and how many passes these have."""
+    wide = [point for point in found.measured if point.verdict == "tie" and not point.known_alike]
+    if not wide:
+        return []
+    values, passes = _listing([point.value for point in wide]), passes_text([point.passes for point in wide])
+    return [
+        f"undecided at {found.over} {values}: with {passes} a difference "
+        f"of more than {human_number(ALIKE)}× is left open; give more --budget"
+    ]
+
+
+def passes_text(counts: Sequence[int]) -> str:
+    """Say how many there are: "2 passes", "2–3 passes".
+
+    >>> passes_text([1, 1]), passes_text([3, 2])
+    ('1 pass', '2–3 passes')
+    """
+    least, most = min(counts), max(counts)
+    return f"{least} pass{'es' * (least != 1)}" if least == most else f"{least}–{most} passes"
+
+
+def as_object(found: Crossover) -> dict[str, Any]:
+    """Return the result as crossover.json and --json have it: with what it comes to, in words."""
+    return {**found.to_dict(), "sentences": sentences(found), "notes": notes(found)}
 
 
 def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
@@ -128,9 +166,10 @@ def point_row(found: Crossover, point: Point) -> Row:
         interval = f"{human_number(point.low)}–{human_number(point.high)}"
     ratio = human_number(point.ratio) if not point.predicted else f"≈ {human_number(point.ratio)}"
     faster = getattr(found, point.verdict) if point.decided else point.verdict
+    if point.verdict == "tie" and not point.known_alike:
+        faster = "undecided"
     faster += " (predicted)" * point.predicted
-    passes = len(point.first.passes_s.keys() & point.second.passes_s.keys())
-    cells = (str(point.value), first, second, ratio, interval, faster, str(passes))
+    cells = (str(point.value), first, second, ratio, interval, faster, str(point.passes))
     return Row(cells, style="" if point.decided else "dim")
 
 
@@ -146,7 +185,7 @@ def write_crossover(found: Crossover, folder: Path, note: Callable[[str], None])
     ``note`` receives one line for what a missing library costs.
     """
     data, page = folder / CROSSOVER_FILE, folder / "crossover.md"
-    data.write_text(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    data.write_text(json.dumps(as_object(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     grid = points_grid(found.first, found.second, found.over, found.confidence)
     grid.rows += [point_row(found, point) for point in found.measured]
     parts = [

@@ -5,6 +5,7 @@ const find = (id) => document.getElementById(id);
 
 sortable(find("results"), data, state);
 document.querySelectorAll("#results td.again").forEach(copyable);
+document.querySelectorAll(".scroll:has(table)").forEach(hinted);
 filterable(find("results"), find("filters"), find("results-count"), data, state);
 
 const run = new Run(data);

@@ -39,7 +39,13 @@ function valueOf(head, data) {
   const { column } = head.dataset;
   const figures = column === "case" ? data.case : data.columns[column];
   if (figures) return (row) => figures[row.dataset.row];
-  return (row) => row.cells[head.cellIndex].textContent;
+  return (row) => cellAt(row, head.cellIndex).textContent;
+}
+
+// The cell in a column; a reason takes the room of several.
+function cellAt(row, column) {
+  let next = 0;
+  return [...row.cells].find((cell) => (next += cell.colSpan) > column);
 }
 
 // What has no figure (a refusal) goes last either way.
@@ -161,4 +167,13 @@ function copyable(cell) {
     setTimeout(() => (button.textContent = "copy"), 1500);
   });
   cell.prepend(button);
+}
+
+// Say above a table that it is wider than the window; bars that would show it may be hidden until it is scrolled.
+function hinted(frame) {
+  const hint = document.createElement("p");
+  hint.className = "hint dim";
+  hint.textContent = "Wider than the window: scroll sideways for more →";
+  frame.before(hint);
+  new ResizeObserver(() => (hint.hidden = frame.scrollWidth <= frame.clientWidth + 1)).observe(frame);
 }

@@ -276,7 +276,7 @@ function noteOf(run, measure, axis) {
 // -- who is fastest where ---------------------------------------------------------------------------
 
 function mapView(section, run, state) {
-  if (!run.leads.some(Boolean)) return section.remove();
+  if (!run.has("time_s")) return section.remove();
   const place = section.querySelector(".map");
   state.on(["x"], () => {
     const axis = run.choices.find(({ varies }) => varies === state.get("x")) ?? run.choices[0];
@@ -309,13 +309,14 @@ const NAMED = 2;
 function winnerCell(run, number) {
   if (number === undefined) return html("td", { class: "blank" });
   const times = run.backends.map((_, backend) => run.row(number, backend)).filter((row) => run.figure("time_s", row) !== null);
-  times.sort((a, b) => run.figure("time_s", a) - run.figure("time_s", b));
+  times.sort((a, b) => a - b); // as in the table: the fastest first
   const leaders = times.filter((row) => run.leads[row]);
-  if (!leaders.length) return html("td", { class: "blank", title: "no backend has a time" }, "no time");
+  if (!times.length) return html("td", { class: "blank", title: "no backend has a time" }, "no time");
+  if (!leaders.length) return html("td", { class: "blank", title: "too few passes to tell who is fastest" }, "undecided");
   const names = leaders.map((row) => run.backends[run.backend[row]]);
   const next = times.find((row) => !run.leads[row]);
   const [first] = leaders;
-  const lead = next === undefined ? "" : `, next ${plain(run.figure("time_s", next) / run.figure("time_s", first))}×`;
+  const lead = next === undefined ? "" : `, next ${plain(run.figure("ratio_to_best", next))}×`;
   const isTie = names.length > 1;
   const text = names.slice(0, NAMED).join(", ") + (names.length > NAMED ? ` +${names.length - NAMED}` : "");
   const title = `${run.labels[number]}: ${isTie ? `tie of ${names.join(", ")}` : names[0]}; ${seconds(run.figure("time_s", first))}${

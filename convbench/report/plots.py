@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.report import drawing
 from convbench.report.layout import Layout, axes_of, data_title
-from convbench.report.tables import backend_order, fastest, layout_of_table
+from convbench.report.tables import backend_order, layout_of_table
 from convbench.report.text import missing, shorten
 
 if TYPE_CHECKING:
@@ -453,22 +453,21 @@ def styles(table: pd.DataFrame) -> _Looks:
 
 
 def _leading(table: pd.DataFrame) -> list[str]:
-    """Return the backends that are ever the fastest or tied with it; first those that most often have the least time.
+    """Return the backends that are ever the fastest or tied with it; first those over which most ratios are.
 
     Wide ties, as from few passes, may make that most of a run's backends.
     """
-    timed = drawable_times(table)
-    least = Counter(timed.loc[timed.groupby("case")["time_s"].idxmin(), "backend"])
-    tied = Counter(name for names in leaders_by_case(table).values() for name in sorted(names))
-    return sorted(tied, key=lambda name: (-least[name], -tied[name], name))
+    least = Counter(table.loc[table["ratio_method"] == "itself", "backend"])
+    tied = Counter(table.loc[table["tied"], "backend"])
+    return sorted({*least, *tied}, key=lambda name: (-least[name], -tied[name], name))
 
 
 def leaders_by_case(table: pd.DataFrame) -> dict[str, set[str]]:
-    """Return for each case the fastest backend and those that nothing separates from it."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in table.to_dict("records"):  # once: pandas copies the environment with every part of a frame
-        rows.setdefault(str(row["case"]), []).append({str(key): value for key, value in row.items()})
-    return {case: fastest(entries) for case, entries in rows.items()}
+    """Return for each case the backends of rank 1; none where that is unknown."""
+    leaders: dict[str, set[str]] = {str(case): set() for case in table["case"]}
+    for case, backend, tied in zip(table["case"], table["backend"], table["tied"], strict=True):
+        leaders[str(case)] |= {str(backend)} if tied else set()
+    return leaders
 
 
 def _panels(layout: Layout, table: pd.DataFrame) -> list[tuple[str, Mapping[int, str]]]:

@@ -7,6 +7,7 @@ the ``limit_share`` of the tables.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["roofline_figure", "save_roofline"]
+__all__ = ["disturbance", "roofline_figure", "save_roofline"]
 
 _MOST_PANELS = 4
+_UNDISTURBED = 0.7  # of the best rate of a matrix product, what the median one has on a machine left alone
+_NOTE_CHARACTERS = 125
 _LABEL_PT = 7.5
 _FAINT, _STRONG = 0.45, 1.0
 _WAYS = [(1, 0), (0, 1), (-1, 0), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8)]
@@ -184,10 +187,30 @@ def _notes(layout: Layout, limits: Mapping[str, Any], left_out: int) -> list[str
         f"roofs: the best matrix product and copy measured{counted}; above one: operands stay in a cache, or a kernel "
         "beats BLAS",
     ]
+    notes += textwrap.wrap(disturbance(limits), _NOTE_CHARACTERS)
     if left_out:
         pairs = f"{left_out} pair{'s' * (left_out > 1)}"
         notes.append(f"left out: {pairs} for which no limit is known (wide integers, complex numbers, other devices)")
     return [note for note in notes if note]
+
+
+def disturbance(limits: Mapping[str, Any] | None) -> str:
+    """Say that the machine was disturbed while its limits were measured; "" if it was not, or that is not known.
+
+    The limit is the best of many, so that limits measured amid others' work are too low.
+
+    >>> disturbance({"gemm_flop_per_s": {"float32": 100e9}, "gemm_median_flop_per_s": {"float32": 50e9}})[:51]
+    'the machine was disturbed while its limits were mea'
+    """
+    best, usual = ((limits or {}).get(f"gemm{which}_flop_per_s") or {} for which in ("", "_median"))
+    shares = {dtype: usual[dtype] / best[dtype] for dtype in best if usual.get(dtype) and best[dtype]}
+    low = [f"{100 * share:.0f} % in {dtype}" for dtype, share in shares.items() if share < _UNDISTURBED]
+    if not low:
+        return ""
+    return (
+        "the machine was disturbed while its limits were measured: they may be too low, and shares of them too high "
+        f"(median matrix product over the best: {', '.join(low)})"
+    )
 
 
 # -- labels that do not overlap ---------------------------------------------------------------------

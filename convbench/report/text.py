@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 __all__ = [
     "DASH",
+    "UNKNOWN",
     "Column",
     "Grid",
     "Row",
@@ -17,11 +18,17 @@ __all__ = [
     "human_number",
     "human_range",
     "human_seconds",
+    "human_share",
+    "human_times",
     "missing",
+    "ratio_range",
     "shorten",
 ]
 
 DASH = "–"
+
+#: What a run with more passes would know, where a dash is for what there cannot be.
+UNKNOWN = "?"
 _TIME_UNITS = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
 
 
@@ -89,6 +96,39 @@ def human_range(low: float | None, high: float | None) -> str:
     if low is None or high is None or missing(low) or missing(high):
         return DASH
     return f"{human_number(low)}–{human_number(high)}" if high <= _TELLING * low else "too wide"
+
+
+def ratio_range(low: float | None, high: float | None, method: str | None) -> str:
+    """Format the interval of a ratio found by that method, see :class:`convbench.bench.ratios.Ratio`.
+
+    >>> ratio_range(0.95, 1.0612, "paired"), ratio_range(0.95, 1.0612, "samples")
+    ('0.950–1.06', '[0.950–1.06]')
+    >>> ratio_range(float("nan"), float("nan"), "pooled"), ratio_range(1.0, 1.0, "itself")
+    ('?', '–')
+    """
+    if method is None or method != method or method == "itself":
+        return DASH
+    if missing(low) or missing(high):
+        return UNKNOWN
+    return f"[{human_range(low, high)}]" if method == "samples" else human_range(low, high)
+
+
+def human_times(ratio: float | None) -> str:
+    """Format a ratio.
+
+    >>> human_times(1.2), human_times(None)
+    ('1.20×', '–')
+    """
+    return DASH if ratio is None or missing(ratio) else f"{human_number(ratio)}×"
+
+
+def human_share(fraction: float) -> str:
+    """Format a share of one as it was given.
+
+    >>> human_share(0.05), human_share(0.999)
+    ('5 %', '99.9 %')
+    """
+    return f"{100 * fraction:g} %"
 
 
 def shorten(text: str, width: int | None) -> str:

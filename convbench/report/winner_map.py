@@ -8,16 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convbench.bench.crossover import ALIKE
 from convbench.bench.winners import MAP_FILE, Cell, WinnerMap, load_map
 from convbench.errors import MissingDependency
 from convbench.report import drawing
+from convbench.report.crossover import passes_text
 from convbench.report.text import DASH, Column, Grid, Row, human_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["map_grid", "map_lines", "redraw", "winner_plot", "write_map"]
+__all__ = ["as_object", "map_caption", "map_grid", "map_lines", "redraw", "winner_plot", "write_map"]
 
 _TINT = 0.5  # of white in a cell: black letters are legible on each of these, in grey print too
 _LETTERS_SHOWN = 3  # of those that share a place
@@ -30,10 +32,18 @@ def map_lines(found: WinnerMap) -> list[str]:
     if not measured:
         return ["nothing was measured"]
     inferred = len(found.cells) - len(measured)
-    ties = sum(cell.tie for cell in measured)
+    ties, undecided = sum(cell.tie for cell in measured), sum(cell.undecided for cell in measured)
     alone = [cell.winners[0] for cell in measured if len(cell.winners) == 1]
     counts = [f"{name} {alone.count(name)}" for name in found.winners if name in alone]
-    lines = [f"fastest alone at {', '.join(counts) or 'no place'}; a tie at {ties}; of {len(measured)} places measured"]
+    classes = [f"fastest alone at {', '.join(counts) or 'no place'}", f"a tie at {ties}"]
+    classes += [f"undecided at {undecided}"] * bool(undecided)
+    lines = [f"{'; '.join(classes)}; of {len(measured)} place{'s' * (len(measured) > 1)} measured"]
+    if undecided:
+        passes = passes_text([cell.passes for cell in measured if cell.undecided])
+        lines.append(
+            f"undecided: with {passes} a place it is left open whether some take more than {human_number(ALIKE)}× as "
+            "long as the fastest; give more --budget, or fewer --backends"
+        )
     if inferred:
         lines.append(f"{inferred} more lie amid places that agree and were not measured")
     nobody = sum(not cell.winners for cell in measured)
@@ -45,6 +55,20 @@ def map_lines(found: WinnerMap) -> list[str]:
     if not found.finished:
         lines.append("the time was spent before the borders were drawn as finely as planned; a larger --budget helps")
     return lines
+
+
+def map_caption(found: WinnerMap) -> str:
+    """Say what stands where in the table, and what the signs of a place mean."""
+    return (
+        f"across: {found.over[0]}, down: {found.over[1]}. Each place has the fastest backend, those tied with it (=), "
+        "and how many times as long the next one takes; a?: undecided, one of these is the fastest; (a): not measured, "
+        f"all around it agree; ?: not reached; {DASH}: no backend has a time."
+    )
+
+
+def as_object(found: WinnerMap) -> dict[str, Any]:
+    """Return the map as map.json and --json have it: with what it comes to, in words."""
+    return {**found.to_dict(), "notes": map_lines(found)}
 
 
 def map_grid(found: WinnerMap) -> Grid:
@@ -63,13 +87,8 @@ def _in_words(cell: Cell | None) -> str:
     if not cell.measured:
         return f"({' = '.join(cell.winners) or DASH})"
     margin = f" {human_number(cell.margin)}×" if cell.margin == cell.margin else ""
-    return " = ".join(cell.winners) + margin if cell.winners else DASH
-
-
-_TABLE_LEGEND = (
-    "Each place has the fastest backend, those tied with it (=), and how many times as long the next one takes; "
-    "(…): not measured, all around it agree; ?: not reached; –: no backend has a time."
-)
+    sign = " or " if cell.undecided else " = "
+    return sign.join(cell.winners) + "?" * cell.undecided + margin if cell.winners else DASH
 
 
 def write_map(found: WinnerMap, folder: Path, note: Callable[[str], None]) -> list[Path]:
@@ -78,13 +97,13 @@ def write_map(found: WinnerMap, folder: Path, note: Callable[[str], None]) -> li
     ``note`` receives one line for what a missing library costs.
     """
     data, page = folder / MAP_FILE, folder / "map.md"
-    data.write_text(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    data.write_text(json.dumps(as_object(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     parts = [
         f"# The fastest over {found.over[0]} and {found.over[1]}",
         f"All else as in `{found.case}`; {100 * found.confidence:g} % intervals.",
         f"Backends: {', '.join(found.backends)}.",
         "\n".join(f"- {line}" for line in map_lines(found)),
-        _TABLE_LEGEND,
+        map_caption(found),
         map_grid(found).markdown(),
     ]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -134,6 +153,7 @@ def winner_plot(found: WinnerMap) -> Figure | None:
 
 
 _HATCHED: dict[str, Any] = {"facecolor": "none", "edgecolor": "#555555", "hatch": "////", "linewidth": 0}
+_DOTTED: dict[str, Any] = {**_HATCHED, "hatch": ".."}
 Looks = dict[str, tuple[str, str]]  # backend → its letter and colour
 
 
@@ -152,19 +172,28 @@ def _draw(axis: Axes, column: int, row: int, cell: Cell | None, looks: Looks) ->
     from matplotlib.patches import Rectangle
 
     winners = cell.winners if cell else ()
-    colour = looks[winners[0]][1] if winners else _UNREACHED if cell is None else _NOBODY
+    colour = (
+        _NOBODY
+        if cell and cell.undecided
+        else looks[winners[0]][1]
+        if winners
+        else _UNREACHED
+        if cell is None
+        else _NOBODY
+    )
     style: dict[str, Any] = {"facecolor": colour, "edgecolor": _EDGE, "linewidth": 1.0}
     if cell is None:
         style["edgecolor"] = "#cccccc"
     axis.add_patch(Rectangle((column, row), 1, 1, **style))
-    if cell is not None and cell.tie:
-        axis.add_patch(Rectangle((column, row), 1, 1, **_HATCHED))
+    if cell is not None and len(cell.winners) > 1:
+        axis.add_patch(Rectangle((column, row), 1, 1, **(_DOTTED if cell.undecided else _HATCHED)))
     if cell is None or not cell.measured:
         return
-    letters = "=".join(looks[name][0] for name in winners[:_LETTERS_SHOWN]) + "+" * (len(winners) > _LETTERS_SHOWN)
+    sign = "/" if cell.undecided else "="
+    letters = sign.join(looks[name][0] for name in winners[:_LETTERS_SHOWN]) + "+" * (len(winners) > _LETTERS_SHOWN)
     has_margin = cell.margin == cell.margin
-    text = letters or DASH
-    box = {"facecolor": colour, "edgecolor": "none", "pad": 1.2} if cell.tie else None
+    text = letters + "?" * cell.undecided or DASH
+    box = {"facecolor": colour, "edgecolor": "none", "pad": 1.2} if len(winners) > 1 else None
     axis.text(column + 0.5, row + (0.66 if has_margin else 0.5), text, ha="center", va="center", fontweight="bold",
               fontsize=9 if len(text) < 4 else 7.5, bbox=box, in_layout=False)  # fmt: skip
     if has_margin:
@@ -179,6 +208,8 @@ def _legend(figure: Figure, found: WinnerMap, looks: Looks) -> None:
     places = found.places
     if any(cell.tie for cell in found.cells):
         handles.append(Patch(**_HATCHED, label="tie: A=B"))
+    if any(cell.undecided for cell in found.cells):
+        handles.append(Patch(**{**_DOTTED, "facecolor": _NOBODY}, label="undecided: A/B?"))
     if any(not cell.measured for cell in found.cells):
         handles.append(Patch(facecolor="#f4f4f4", label="no letter: not measured,\nall around it agree"))
     if any(not cell.winners for cell in found.cells):
