@@ -28,6 +28,7 @@ _HEAVY = 16  # times as many weights as samples of input and output, in one exam
 _DENSE = 64  # times the nominal work: the backend multiplies by a dense matrix
 _LEAST_FLOPS = 10**6  # below this, what a call costs is mostly the call itself
 _ALIKE = ("op", "in_channels", "out_channels", "stride", "dilation", "groups", "boundary", "layout", "dtype")
+_TAPS_NEAR = 2  # the same of kernels: some implementations fall off a cliff as these grow
 _NEAR = 8  # a timed call tells of others up to so many times as large; beyond, two probes say more
 
 
@@ -118,8 +119,11 @@ def expected_prepare_seconds(prepared_bytes: int, known: Sequence[Known]) -> flo
 
 
 def _alike(a: ConvSpec, b: ConvSpec) -> bool:
+    """Whether a call of ``a`` tells of one of ``b``."""
     tiles = [spec.tile == spec.output_size or spec.tile for spec in (a, b)]  # unshared at any size, or of one period
-    return a.ndim == b.ndim and tiles[0] == tiles[1] and all(getattr(a, name) == getattr(b, name) for name in _ALIKE)
+    if a.ndim != b.ndim or tiles[0] != tiles[1] or prod(b.kernel_size) > _TAPS_NEAR * prod(a.kernel_size):
+        return False
+    return all(getattr(a, name) == getattr(b, name) for name in _ALIKE)
 
 
 def shrink(spec: ConvSpec, max_flops: float = PROBE_FLOPS) -> ConvSpec:

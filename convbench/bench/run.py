@@ -47,8 +47,8 @@ __all__ = [
     "Event", "Options", "PairDone", "PairVerified", "PassStarted", "Started", "new_run_folder", "resume", "run_cases",
 ]  # fmt: skip
 
-SAMPLES_WANTED = 10  # a pair, all passes together
-SAMPLES_MOST = 60
+SAMPLES_WANTED = 30  # a pair, all passes together
+SAMPLES_MOST = 120
 FAR_BEHIND, FAR_BEHIND_PASSES = 10, 3  # times the quickest of its case: visited in so many passes only
 SPREAD_TELLS = 3  # samples of a visit, at least, that say whether they agree
 VERIFYING_SHARE = 0.6  # of the budget; the rest is for measuring

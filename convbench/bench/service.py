@@ -15,7 +15,7 @@ from convbench.bench.limits import last_level_bytes, measure_limits
 from convbench.bench.predict import Known
 from convbench.bench.record import Record
 from convbench.bench.state import State
-from convbench.bench.timing import heap_set_aside
+from convbench.bench.timing import heap_set_aside, tidy_heap
 from convbench.bench.worker import Effort, Evidence, Limits, Watch, sample, verify
 from convbench.errors import MissingDependency
 from convbench.registry import what_is_missing
@@ -118,6 +118,7 @@ class Service:
 
     def sample(self, case: int, backend: int, verified: Record, number: int, effort: Effort, limits: Limits) -> Record:
         """Time a pair in a pass."""
+        tidy_heap()
         evidence = self._data.evidence(self._setup.cases[case])
         record = sample(
             verified,

@@ -20,6 +20,7 @@ __all__ = [
     "heap_set_aside",
     "measure",
     "relative_spread",
+    "tidy_heap",
 ]
 
 MIN_SAMPLE_S = 0.01  # a sample shorter than this is a batch of calls
@@ -27,6 +28,8 @@ INSPECTED = 8  # first calls whose results are looked at one by one
 SETTLED = 0.05  # warm-up ends when two samples in a row differ by less
 WARM_UP_SHARE = 0.25  # of the budget, at most
 SPREAD = 0.01  # samples that agree this well need no more of them
+
+_LONG_COLLECTION_S = 0.005
 
 Clock = Callable[[], float]
 
@@ -68,6 +71,17 @@ def heap_set_aside() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def tidy_heap() -> None:
+    """Collect; and if that takes long, spare the collector what has come since: libraries load parts when first used.
+
+    To be called while nothing is alive that is to be collected later.
+    """
+    began = time.perf_counter()
+    gc.collect()
+    if time.perf_counter() - began > _LONG_COLLECTION_S:
+        gc.freeze()
 
 
 @contextmanager
