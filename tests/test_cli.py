@@ -175,7 +175,7 @@ def test_a_wrong_result_fails_the_run(
     monkeypatch.setattr(registry, "_plug_ins", lambda: {"zeros": zeros})
     assert _quick(tmp_path / "out", suite, "--backends", "zeros,im2col", "-k", "k3 w=random") == 1
     output = capsys.readouterr().out
-    assert 'again: convbench run --spec "n1 c1 o1 i32x32 k3 psame f32" --backends zeros' in output
+    assert "again: convbench run --spec 'n1 c1 o1 i32x32 k3 psame f32' --backends zeros" in output
     assert {record.status for record in read(_only_folder(tmp_path / "out")) if record.backend == "zeros"} == {"wrong"}
 
 

@@ -349,8 +349,11 @@ def map_winners(
 
     Examples
     --------
-    >>> over = {"kernel_size": "3:31", "input_size": "64:512"}
-    >>> found = map_winners("i64x64 k3 psame f32", over, ["fft", "im2col"])  # doctest: +SKIP
+    >>> quick = Options(passes=2, budget_s=1, isolate=False)  # for results that hold: the defaults
+    >>> over = {"kernel_size": [3, 5], "input_size": [16, 32]}
+    >>> found = map_winners("i16x16 k3 psame f32", over, ["fft", "im2col"], options=quick)
+    >>> found.columns, found.rows
+    ((3, 5), (16, 32))
     """
     options = options or Options()
     require_intervals(options, confidence, coarse)
