@@ -473,7 +473,7 @@ def find_crossover(
 
     Examples
     --------
-    >>> quick = Options(passes=2, budget_s=1, isolate=False)  # for results that hold: the defaults
+    >>> quick = Options(passes=2, budget_s=8, isolate=False)  # for results that hold: the defaults
     >>> found = find_crossover("fft", "direct-numpy", "i32x32 k3 psame f32", values="3:5", options=quick)
     >>> found.points["value"].tolist()  # and found.value, found.low, found.high
     [3, 5]

@@ -349,7 +349,7 @@ def map_winners(
 
     Examples
     --------
-    >>> quick = Options(passes=2, budget_s=1, isolate=False)  # for results that hold: the defaults
+    >>> quick = Options(passes=2, budget_s=8, isolate=False)  # for results that hold: the defaults
     >>> over = {"kernel_size": [3, 5], "input_size": [16, 32]}
     >>> found = map_winners("i16x16 k3 psame f32", over, ["fft", "im2col"], options=quick)
     >>> found.columns, found.rows
