@@ -84,7 +84,7 @@ def test_one_call_must_fit_the_limit_not_four(
     timed: bool, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("convbench.bench.worker.PROBE_FLOPS", 0)
-    monkeypatch.setattr("convbench.bench.predict.expected_seconds", lambda *_, **__: 4.0)
+    monkeypatch.setattr("convbench.bench.predict.expected_seconds", lambda *_, **__: 6.0)
     options = Options(threads=1, passes=1, timed=timed, isolate=False)
     run_cases([Case.parse(LINE)], [backend()], options, tmp_path / "run")
     (one,) = read(tmp_path / "run")

@@ -160,7 +160,7 @@ def test_wrong_results_get_a_status_and_no_time(tmp_path: Path) -> None:
     assert r.error_max_eps is not None
     assert r.error_bound_eps is not None
     assert r.error_max_eps > r.error_bound_eps
-    assert calls.count(ConvSpec.parse(LINE)) == 1 + 3  # the call that was judged, and the probe of this small a case
+    assert calls.count(ConvSpec.parse(LINE)) == 1 + 6  # the call that was judged, and the probe of this small a case
 
 
 def test_outputs_that_go_wrong_once_the_clock_runs_are_caught(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_slow_pair_is_neither_traced_nor_warmed_up(tmp_path: Path, monkeypatch
     (r,) = run(tmp_path, [backend("count", count)], options=replace(QUICK, passes=1), on_event=listen)
     assert r.status == "ok"
     assert r.workspace_measured_bytes is None
-    assert called_at.count("verified") == 1 + 3  # and the probe of this small a case
+    assert called_at.count("verified") == 1 + 6  # and the probe of this small a case
     assert called_at.count("timed") == len(r.samples_s)
 
 

@@ -429,8 +429,8 @@ def test_noise_is_one_sentence() -> None:
     few = str(Noise(2, 0, 0.0, 0.0, 0.84, 20.0, 30.0, 0.5, 12.0))
     assert few == (
         "A/A: 2 comparisons of a backend with itself, 0 called different (0 %, 95 % interval 0–84 %, too few to "
-        "judge); the median 99 % interval is wider than a factor of ten: give the run more passes; of a backend with "
-        "the fastest of its case ±50 % wide, nine in ten are not even within a factor of ten"
+        "judge); the median 99 % interval is wider than a factor of ten: give the run more passes and time; of a "
+        "backend with the fastest of its case ±50 % wide, nine in ten are not even within a factor of ten"
     )
 
 

@@ -96,7 +96,7 @@ _WIDE = 9.0  # ends a factor of ten from the value
 
 def _widths_in_words(half: float, most: float) -> str:
     if half > _WIDE:
-        return "wider than a factor of ten: give the run more passes"
+        return "wider than a factor of ten: give the run more passes and time"
     within = f"are within ±{percent(most)} %" if most <= _WIDE else "are not even within a factor of ten"
     return f"±{percent(half)} % wide, nine in ten {within}"
 

@@ -18,6 +18,7 @@ __all__ = ["Known", "expected_prepare_seconds", "expected_seconds", "shrink"]
 PROBE_FLOPS = 2 * 10**7
 ENLARGED = (8, 4, 2)  # times as much work in the second probe, which tells what a call costs apart from its work
 _LONG_PROBE_S = 1.0  # a second probe that should take longer, planning and preparing included, is not made
+_TRIES = 5  # the quickest counts: what disturbs a call only makes it longer
 _CLEAR_S = 0.05  # a call that takes longer is timed once: it is far above what disturbs the clock
 _MOST_FLOPS = 10**9  # really done by a probe: a second on a slow backend
 # Of the weights of a probe:
@@ -275,7 +276,7 @@ def _timed(backend: Backend, spec: ConvSpec, threads: int, *, once: bool = False
     if not once:
         plan(first, weights, bias)
     seconds = math.inf
-    for _ in range(1 if once else 2):
+    for _ in range(1 if once else _TRIES):
         began = time.perf_counter()
         plan(first, weights, bias)
         seconds = min(seconds, time.perf_counter() - began)

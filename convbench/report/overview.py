@@ -219,7 +219,7 @@ def _trust(table: pd.DataFrame) -> list[str]:
         notes.append(
             f"{within} of {len(compared)} comparisons with the fastest are of fewer than four passes together; samples "
             "of single processes are blind to whatever differs between processes, so that who is faster cannot be "
-            "told: give the run more passes"
+            "told: give the run more passes, and more time for them (--passes, --budget)"
         )
     noise = table.attrs.get("noise")
     return [*notes, *([str(noise)] if noise and noise.comparisons else [])]
