@@ -104,6 +104,8 @@ def describe(threads: int, problems: list[str]) -> dict[str, Any]:
 def command_line() -> str:
     """Return how this process was called, the program without its folder."""
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    if program == "__main__.py" and Path(sys.argv[0]).parent.name == "convbench":
+        program = "convbench"  # called as a module
     return shlex.join([program, *sys.argv[1:]])
 
 
