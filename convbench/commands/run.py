@@ -119,7 +119,7 @@ def run(
     """Verify and time backends, and compare them.
 
     Every backend runs every case of the SUITEs, verified before it is timed. SUITE is the name of a built-in suite
-    ('convbench list suites') or a text file with one case a line. Without any, kernel-size is run: about five minutes
+    ('convbench list suites') or a text file with one case a line. Without any, kernel-size is run: about ten minutes
     on two cores. Tables, plots and a page go to a new folder under --out.
 
     With --accuracy every pair is verified by one call and nothing is timed; each case on noise is repeated with
