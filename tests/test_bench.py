@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convbench import ConvSpec, FunctionBackend, oracle
-from convbench.bench import Case, Options, load_results, run_cases
+from convbench.bench import Options, load_results
 from convbench.bench.predict import Known, expected_seconds, shrink
 from convbench.bench.record import Record, append, read
 from convbench.bench.timing import INSPECTED, MIN_SAMPLE_S, fair_share, garbage_collector_off, measure, relative_spread
@@ -36,13 +36,6 @@ def right(spec: ConvSpec, x: Any, w: Any) -> Any:
 
 def backend(name: str = "fake", function: Any = right, **fields: Any) -> FunctionBackend:
     return FunctionBackend(name=name, function=function, **fields)
-
-
-def run(
-    folder: Path, backends: list[Any], lines: tuple[str, ...] = (LINE,), options: Options = QUICK, **more: Any
-) -> list[Record]:
-    run_cases([Case.parse(line) for line in lines], backends, options, folder, **more)
-    return read(folder)
 
 
 # -- records ------------------------------------------------------------------------------------------------------

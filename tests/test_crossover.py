@@ -248,12 +248,12 @@ def test_prediction_below_the_others_time_says_nothing() -> None:
 def test_timing_of_records_tells_predictions_from_other_skips() -> None:
     pair = {"run_id": "r", "case": LINE, "spec": LINE, "backend": "fft"}
 
-    def predicted_s(reason: str) -> float | None:
-        return Timing.of_records([Record(**pair, status="skipped", reason=reason)]).predicted_s
+    def predicted_s(status: str, call_s: float | None) -> float | None:
+        return Timing.of_records([Record(**pair, status=status, call_s=call_s)]).predicted_s
 
-    assert predicted_s("work: one call should take 1.5e+03 s, and two are needed; the limit is 5 s") == 1500
-    assert predicted_s("work: preparing for a call should take 9 s, and two are needed; the limit is 5 s") is None
-    assert predicted_s("memory: 9 GiB needed, the limit is 2 GiB") is None
+    assert predicted_s("skipped", 1500.0) == 1500
+    assert predicted_s("skipped", None) is None  # for its memory, or for what preparing takes
+    assert predicted_s("wrong", 1.0) is None
     verified, timed = Record(**pair), Record(**pair, pass_=1, samples_s=[1.0, 9.0, 2.0])
     assert Timing.of_records([verified, timed]) == Timing({1: 2.0})
 

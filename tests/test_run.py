@@ -271,6 +271,7 @@ def test_too_much_time_is_known_before_the_first_call(tmp_path: Path) -> None:
     (r,) = run(tmp_path, [backend("slow", slow)], (str(big),))
     assert r.status == "skipped"
     assert "one call should take" in r.reason
+    assert r.call_s == pytest.approx(21, rel=0.5)
     assert "the limit is 10 s" in r.reason
     assert set(called) == {shrink(big), shrink(big, 8 * 2e7)}
 
@@ -365,11 +366,11 @@ def test_allowances_keep_to_the_pairs_time_limit(tmp_path: Path) -> None:
     runner.level_s = math.inf
     pair.call_s = pair.spent_s = 1.0  # its verifying call
     assert runner._allowance(pair, 1) == (4 / 3, "time-limit")
-    pair.visits, pair.samples, pair.spent_s = 3, 3, 4.5
+    pair.passes, pair.samples, pair.spent_s = {1, 2, 3}, 3, 4.5
     assert runner._allowance(pair, 2) == (0.0, "time-limit")
     pair.spent_s, runner.level_s = 3.0, 0.1
     assert runner._allowance(pair, 3) == (1.0, "budget")
-    pair.visits, pair.samples, pair.spent_s = 2, 2, 4.5
+    pair.passes, pair.samples, pair.spent_s = {1, 2}, 2, 4.5
     assert runner._allowance(pair, 1)[0] == 1.0  # three samples are never denied
 
 

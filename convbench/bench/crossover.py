@@ -10,7 +10,6 @@ once more before they are believed, all their passes together.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,8 @@ from convbench.backend import Backend
 from convbench.bench.axes import Axis, axis_of, base_case, between, spread
 from convbench.bench.cases import Case
 from convbench.bench.ratios import WIN_CONFIDENCE, row_ratio
-from convbench.bench.rounds import RoundDone, Rounds, Timing, folder_for
+from convbench.bench.record import plain
+from convbench.bench.rounds import RoundDone, Rounds, Timing, folder_for, read_found
 from convbench.bench.run import Event, Options
 from convbench.errors import MissingDependency, SpecError, UnsupportedSpec
 from convbench.registry import get_backend, protocol_problem, refusal_of, what_is_missing
@@ -275,8 +275,7 @@ class Crossover:
             "crossings": [asdict(crossing) for crossing in self.crossings],
             "points": points,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(_known(found)))
-        return plain
+        return {name: plain(value) for name, value in found.items()}
 
     @staticmethod
     def from_dict(given: Mapping[str, Any]) -> Crossover:
@@ -295,14 +294,6 @@ def _nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _known(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _known(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_known(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def load_crossover(folder: str | Path) -> Crossover:
     """Return the result that a search has left in its folder.
 
@@ -311,13 +302,7 @@ def load_crossover(folder: str | Path) -> Crossover:
     SpecError
         If there is none, or it cannot be read.
     """
-    path = Path(folder) / CROSSOVER_FILE
-    try:
-        return Crossover.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SpecError("crossover", str(path), f"cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SpecError("crossover", str(path), f"is not what 'convbench crossover' writes ({error!r})") from None
+    return read_found(Path(folder) / CROSSOVER_FILE, "crossover", Crossover.from_dict)
 
 
 # -- the search ----------------------------------------------------------------------------------------

@@ -82,7 +82,8 @@ class Record:
     plan_s, prepare_s : float
         Stages, measured in each pass anew.
     first_call_s, call_s : float
-        Measured when the pair was verified: its first call, and what a call is expected to take.
+        From verification: its first call, and what a call is expected to take; the latter of a pair that was skipped
+        for that, too.
     transfer_s : float
         To and from a device.
     stop_reason : str

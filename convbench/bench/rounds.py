@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from convbench.backend import Backend
 from convbench.bench.cases import Case
@@ -19,13 +18,14 @@ from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, STATUSES, TIM
 from convbench.bench.run import Event, Options, run_cases
 from convbench.errors import SpecError
 
-__all__ = ["ROUNDS_FOLDER", "SHARE", "RoundDone", "RoundStarted", "Rounds", "Timing", "folder_for"]
+__all__ = ["ROUNDS_FOLDER", "SHARE", "RoundDone", "RoundStarted", "Rounds", "Timing", "folder_for", "read_found"]
+
+Found = TypeVar("Found")
 
 #: In a search's folder: each round's own.
 ROUNDS_FOLDER = "rounds"
 #: Of the budget, what the first round may take. Later ones are of as many cases as there is time for.
 SHARE = 0.5
-_TOO_SLOW = re.compile(r"^work: one call (?:should take|took) ([0-9.e+-]+) s")
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,25 @@ class Timing:
         """Sum up the records of one pair in one round."""
         troubled = next((record for record in records if record.status != "ok"), None)
         if troubled is not None:
-            return Timing({}, troubled.status, troubled.reason, _predicted_s(troubled))
+            expected = troubled.call_s if troubled.status == "skipped" else None
+            return Timing({}, troubled.status, troubled.reason, expected)
         return Timing({record.pass_: median(record.samples_s) for record in records if record.samples_s})
 
 
-def _predicted_s(record: Record) -> float | None:
-    """Seconds that a call should take, if a pair was skipped for that and not for memory, setup or a spent budget."""
-    match = _TOO_SLOW.match(record.reason) if record.status == "skipped" else None
-    return float(match[1]) if match else None
+def read_found(path: Path, command: str, parse: Callable[[Mapping[str, Any]], Found]) -> Found:
+    """Return the result that a search has left in a file.
+
+    Raises
+    ------
+    SpecError
+        If there is none, or it is not what the command writes.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SpecError(command, str(path), f"cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpecError(command, str(path), f"is not what 'convbench {command}' writes ({error!r})") from None
 
 
 @contextmanager

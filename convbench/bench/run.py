@@ -215,10 +215,14 @@ class _Pair:
     verified: Record | None = None
     call_s: float = 0.0
     spent_s: float = 0.0
-    visits: int = 0
     samples: int = 0
     passes: set[int] = field(default_factory=set)
     live: bool = True
+
+    @property
+    def visits(self) -> int:
+        """How often it was sampled: once a pass at most."""
+        return len(self.passes)
 
     @property
     def least_s(self) -> float:
@@ -235,7 +239,6 @@ class _Pair:
             self.call_s = record.call_s or 0.0
             self.spent_s = self.call_s + (record.plan_s or 0.0) + (record.prepare_s or 0.0)
             return
-        self.visits += 1
         self.samples += len(record.samples_s)
         self.passes.add(record.pass_)
         if record.samples_s:

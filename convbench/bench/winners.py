@@ -24,7 +24,7 @@ from convbench.bench.axes import AXES, Axis, axis_pair, base_case, between, case
 from convbench.bench.cases import Case
 from convbench.bench.crossover import ALIKE, found_backend, require_intervals
 from convbench.bench.ratios import WIN_CONFIDENCE
-from convbench.bench.rounds import RoundDone, Rounds, Timing, folder_for
+from convbench.bench.rounds import RoundDone, Rounds, Timing, folder_for, read_found
 from convbench.bench.run import Event, Options
 from convbench.bench.standings import standings_of
 from convbench.errors import SpecError, UnsupportedSpec
@@ -182,13 +182,7 @@ def load_map(folder: str | Path) -> WinnerMap:
     SpecError
         If there is none, or it cannot be read.
     """
-    path = Path(folder) / MAP_FILE
-    try:
-        return WinnerMap.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SpecError("map", str(path), f"cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SpecError("map", str(path), f"is not what 'convbench map' writes ({error!r})") from None
+    return read_found(Path(folder) / MAP_FILE, "map", WinnerMap.from_dict)
 
 
 # -- the survey ----------------------------------------------------------------------------------------

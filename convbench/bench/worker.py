@@ -367,6 +367,8 @@ class _Verifying:
             what = f"one call {verb} {call_s:.3g} s"
             if setup_s > call_s:
                 what = f"preparing for a call {verb} {setup_s:.3g} s"
+            else:
+                self.record.call_s = call_s
             needed = f", and {calls} are needed" * (calls > 1)
             raise _Settled("skipped", refuse("work", f"{what}{needed}; the limit is {limit_s:g} s"))
 

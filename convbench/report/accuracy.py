@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convbench.bench.frames import rows_of
 from convbench.bench.sweeps import split_tokens
 from convbench.errors import MissingDependency
 from convbench.report import drawing
@@ -194,7 +195,7 @@ def overview(table: pd.DataFrame) -> Overview:
     table : DataFrame
         From :func:`convbench.bench.statistics.summarise`, one row a (case, backend).
     """
-    rows = {(row["case"], row["backend"]): row for row in _rows(table)}
+    rows = {(row["case"], row["backend"]): row for row in rows_of(table)}
     grids = {}
     for sweep in _sweeps_of_table(table):
         for data, cases in sweep.cases.items():
@@ -259,7 +260,7 @@ def _digits_lost(row: Mapping[str, Any]) -> bool:
 def _reasons(table: pd.DataFrame) -> list[str]:
     """Say who has no result where, and why; reasons that differ in their numbers alone are taken together."""
     alike: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for row in _rows(table[table["status"] != "ok"]):
+    for row in rows_of(table[table["status"] != "ok"]):
         kind = re.sub(r"[0-9.]+(e[+-]?[0-9]+)?", "0", str(row["reason"]))
         alike[row["backend"], row["status"], kind].append(str(row["reason"]))
     shown: dict[tuple[str, int, str], list[str]] = defaultdict(list)
@@ -272,10 +273,6 @@ def _reasons(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
 def markdown(table: pd.DataFrame, head: Sequence[str] = ()) -> str:
     """Return the page accuracy.md: what the figures mean, then all of them."""
     legend = "\n".join(f"- {name}: {text}" for name, text in LEGEND.items())
@@ -285,7 +282,7 @@ def markdown(table: pd.DataFrame, head: Sequence[str] = ()) -> str:
 def csv_text(table: pd.DataFrame) -> str:
     """Return the figures as CSV, the normwise error among them; ``digits_lost`` is what the tables mark."""
     chosen = table[[name for name in _CSV if name in table]]
-    lost = [_digits_lost(row) for row in _rows(table)]
+    lost = [_digits_lost(row) for row in rows_of(table)]
     return str(chosen.assign(digits_lost=lost).to_csv(index=False))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.bench import statistics
 from convbench.bench.environment import thread_note
+from convbench.bench.frames import rows_of
 from convbench.report import accuracy, machine, tables
 from convbench.report.page_data import as_json, page_data
 from convbench.report.page_markup import Html, grid_table, link, listed, scroll, section, table_body, tag
@@ -164,7 +165,7 @@ def _summary(content: Page) -> list[str]:
     parts += [" (all of them ", tag("code", common), ")"] if common else []
     if not content.timed:
         return [*parts, ", verified and not timed: errors and their bounds."]
-    means = _rows(statistics.geometric_means(table, content.baseline))
+    means = rows_of(statistics.geometric_means(table, content.baseline))
     if not means:
         return [*parts, "; nothing was timed."]
     leaders = sorted((row for row in means if row["fastest"]), key=lambda row: -row["fastest"])
@@ -304,7 +305,3 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, str]]:
         return
     for key, entry in entries:
         yield from _flat(entry, f"{name}.{key}".lstrip("."))
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
