@@ -6,18 +6,21 @@ buffer that is already there, its namespace does; the standard one computes and 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from ctypes import c_size_t
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
+from operator import mul
 from typing import Any
 
 from convbench.spec import ConvSpec
 from convbench.threads import blas_threads
 from convbench.transforms import Transforms, standard_transforms
 
-__all__ = ["Array", "Namespace", "numpy_namespace", "standard_namespace"]
+__all__ = ["Array", "Namespace", "address", "numpy_namespace", "standard_namespace"]
 
 #: An array of whatever library the namespace binds.
 Array = Any
@@ -83,13 +86,17 @@ class Namespace:
         """Return an uninitialised array."""
         return self.xp.empty(tuple(shape), dtype=self.dtype(dtype))
 
+    def allocator(self, spec: ConvSpec) -> Callable[[], Array]:
+        """Return what makes uninitialised arrays for the result of ``spec``, in its order in memory."""
+        shape, dtype = spec.result_shape, self.dtype(spec.result_dtype)
+        if spec.layout == "channels_first" or spec.op == "weight_grad":
+            return partial(self.xp.empty, shape, dtype=dtype)
+        memory, order = (shape[0], *shape[2:], shape[1]), (0, len(shape) - 1, *range(1, len(shape) - 1))
+        return lambda: self.xp.permute_dims(self.xp.empty(memory, dtype=dtype), order)
+
     def empty_laid_out(self, spec: ConvSpec) -> Array:
         """Return an uninitialised array for the result of ``spec``, in its order in memory."""
-        shape = spec.result_shape
-        if spec.layout == "channels_first" or spec.op == "weight_grad":
-            return self.empty(shape, spec.result_dtype)
-        last = self.empty((shape[0], *shape[2:], shape[1]), spec.result_dtype)
-        return self.xp.permute_dims(last, (0, len(shape) - 1, *range(1, len(shape) - 1)))
+        return self.allocator(spec)()
 
     def dtype(self, name: str) -> Any:
         """Return the library's dtype object of a NumPy dtype name."""
@@ -102,7 +109,44 @@ class Namespace:
 
     def is_array(self, value: object) -> bool:
         """Tell whether ``value`` is an array of this library."""
-        return isinstance(value, _array_type(self.xp))
+        return isinstance(value, self.array_type)
+
+    @property
+    def array_type(self) -> type:
+        """The library's class of arrays."""
+        return _array_type(self.xp)
+
+
+#: Of every Python object: the bytes before what it holds.
+_HEADER_BYTES = object.__basicsize__
+
+_pointer_at = c_size_t.from_address
+
+
+def address(array: Array) -> int:
+    """Return where a NumPy array's first element lies, for compiled code: ``array.ctypes.data``, but in 0.2 µs, not 1.
+
+    The C struct of an array begins with this pointer (``PyArrayObject_fields`` in NumPy's ABI).
+
+    >>> import numpy as np
+    >>> row = np.zeros((3, 4), "f4")[1]
+    >>> address(row) == row.ctypes.data
+    True
+    """
+    if _begins_with_pointer():
+        return _pointer_at(id(array) + _HEADER_BYTES).value
+    return int(array.ctypes.data)
+
+
+@cache
+def _begins_with_pointer() -> bool:
+    """Is it so with this interpreter and this NumPy?"""
+    import numpy as np
+
+    if sys.implementation.name != "cpython":  # where an id need not be an address
+        return False
+    probe = np.empty(2)[1:]
+    return _pointer_at(id(probe) + _HEADER_BYTES).value == probe.ctypes.data
 
 
 @cache
@@ -120,9 +164,9 @@ def numpy_namespace(transforms: Transforms | None = None) -> Namespace:
         x: Array, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int], output_size: Sequence[int]
     ) -> Array:
         lead = x.ndim - len(kernel_size)
-        taps = [step * d for step, d in zip(x.strides[lead:], dilation, strict=True)]
-        moves = [step * s for step, s in zip(x.strides[lead:], stride, strict=True)]
-        shape, strides = (*x.shape[:lead], *kernel_size, *output_size), (*x.strides[:lead], *taps, *moves)
+        outer, inner = x.strides[:lead], x.strides[lead:]
+        shape = (*x.shape[:lead], *kernel_size, *output_size)
+        strides = (*outer, *map(mul, inner, dilation), *map(mul, inner, stride))
         if x.flags.c_contiguous:  # the constructor costs a tenth of as_strided, which matters for tiny arrays
             return np.ndarray(shape, x.dtype, x, 0, strides)
         return as_strided(x, shape, strides, writeable=False)

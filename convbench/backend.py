@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from math import prod
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from convbench import bounds
 from convbench.arrays import Array, Namespace, numpy_namespace
@@ -122,15 +122,17 @@ class Backend(Protocol):
     def error_bound(self, spec: ConvSpec, /) -> ErrorBound: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):  # a frozen dataclass takes three times as long to make, and conv makes one a call
     """Weights as one backend wants them. Opaque: made by ``plan.prepare``, taken by the plan."""
 
     spec: ConvSpec
     backend: str
-    source: Any = field(repr=False)  # w itself, of which the value may be a view: leave it as it is while in use
-    value: Any = field(repr=False)
+    source: Any  # w itself, of which the value may be a view: leave it as it is while in use
+    value: Any
     flops: int | None = None  # the work of a run with these weights, where it depends on them
+
+    def __repr__(self) -> str:
+        return f"Prepared(spec={self.spec!r}, backend={self.backend!r}, flops={self.flops!r})"
 
 
 class Algorithm(Protocol):
@@ -159,7 +161,10 @@ def second_operand(plan: Plan, array: Array) -> Any:
 
 
 class _CheckedPlan(ABC):
-    """Checks operands against the spec; what is beneath sees only what it was planned for."""
+    """Checks operands against the spec; what is beneath sees only what it was planned for.
+
+    Whatever does not change from call to call is worked out once, here: for tiny arrays a call is all there is.
+    """
 
     accumulate_dtype: str
 
@@ -168,7 +173,8 @@ class _CheckedPlan(ABC):
         self.accumulate_dtype = spec.accumulate_dtype
         self._ns = ns
         self._dtype, self._result_dtype = ns.dtype(spec.dtype), ns.dtype(spec.result_dtype)
-        self._integers = "int" in spec.dtype
+        self._array_type: Any = ns.array_type
+        self._may_overflow = "int" in spec.accumulate_dtype  # sums that a float holds exactly fit into 64 bits
         self._names, (self._first_shape, self._second_shape) = spec.operand_names, spec.operand_shapes
         self._bias_shape, self._result_shape = spec.bias_shape, spec.result_shape
         self._prepares = spec.op != "weight_grad"
@@ -221,14 +227,9 @@ class _CheckedPlan(ABC):
         """
         self._check(self._names[0], first, self._first_shape, self._dtype)
         source = self._source(second)
-        if bias is not None:
-            if self._bias_shape is None:
-                reason = "bias='none'" if self.spec.op == "forward" else f"op={self.spec.op}"
-                raise SpecError("bias", type(bias).__name__, f"must be None: the plan was made with {reason}")
-            self._check("bias", bias, self._bias_shape, self._dtype)
-        elif self._bias_shape is not None:
-            raise SpecError("bias", None, f"must have shape {self._bias_shape}: the spec says bias={self.spec.bias}")
-        if self._integers:
+        if bias is not None or self._bias_shape is not None:
+            self._check_bias(bias)
+        if self._may_overflow:
             self._refuse_overflow(first, source, bias)
         if out is not None:
             self._check("out", out, self._result_shape, self._result_dtype)
@@ -247,7 +248,21 @@ class _CheckedPlan(ABC):
             raise SpecError("weights", made_for, f"were prepared for another plan than {self.backend}: {self.spec}")
         return second.source
 
+    def _check_bias(self, bias: Array | None) -> None:
+        if self._bias_shape is None:
+            reason = "bias='none'" if self.spec.op == "forward" else f"op={self.spec.op}"
+            raise SpecError("bias", type(bias).__name__, f"must be None: the plan was made with {reason}")
+        if bias is None:
+            raise SpecError("bias", None, f"must have shape {self._bias_shape}: the spec says bias={self.spec.bias}")
+        self._check("bias", bias, self._bias_shape, self._dtype)
+
     def _check(self, name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
+        if type(array) is self._array_type and array.shape == shape and array.dtype == dtype:
+            return
+        self._check_closely(name, array, shape, dtype)
+
+    def _check_closely(self, name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
+        """Say what is wrong with an operand, unless it is a subclass's and as it should be."""
         if not self._ns.is_array(array):
             raise SpecError(name, type(array).__name__, f"must be an array of {self._ns.name}")
         if array.shape != shape:
@@ -283,13 +298,15 @@ class _CheckedPlan(ABC):
             return
         if not flags.writeable:
             raise SpecError("out", "a read-only array", "must be writeable")
-        for name, operand in zip((*self._names, "bias"), (first, second, bias), strict=True):
-            if operand is not None and overlap(out, operand):
-                raise SpecError("out", f"memory shared with {name}", "must be an array of its own")
+        if overlap(out, first) or overlap(out, second) or (bias is not None and overlap(out, bias)):
+            shares = (name for name, array in zip(self._names, (first, second), strict=True) if overlap(out, array))
+            raise SpecError("out", f"memory shared with {next(shares, 'bias')}", "must be an array of its own")
 
 
 def overlap(a: Array, b: Array) -> bool:
     """Tell whether two NumPy arrays share an element, or may do so where finding out would take long."""
+    if a is not b and a.flags.owndata and b.flags.owndata:
+        return False
     import numpy as np
 
     if not np.may_share_memory(a, b):
@@ -303,15 +320,13 @@ def overlap(a: Array, b: Array) -> bool:
 class _AlgorithmPlan(_CheckedPlan):
     def __init__(self, spec: ConvSpec, backend: str, threads: int, ns: Namespace, algorithm: Algorithm) -> None:
         super().__init__(spec, backend, threads, ns)
-        self._algorithm = algorithm
+        self._algorithm, self._reshape, self._new_result = algorithm, ns.reshape, ns.allocator(spec)
         groups, (_, *weights) = spec.groups, spec.weight_shape
-        self._grouped_shapes = {
-            "x": (spec.batch, groups, spec.in_channels // groups, *spec.input_size),
-            "w": (groups, spec.out_channels // groups, *weights),
-            "y": (spec.batch, groups, spec.out_channels // groups, *spec.output_size),
-        }
-        self._grouped_shapes["g"] = self._grouped_shapes["y"]
-        self._result_name = {"forward": "y", "input_grad": "x", "weight_grad": "w"}[spec.op]
+        x = (spec.batch, groups, spec.in_channels // groups, *spec.input_size)
+        w = (groups, spec.out_channels // groups, *weights)
+        y = (spec.batch, groups, spec.out_channels // groups, *spec.output_size)
+        grouped = {"forward": (x, w, y), "input_grad": (y, w, x), "weight_grad": (x, y, w)}[spec.op]
+        self._first_grouped, self._second_grouped, self._result_grouped = grouped
 
     @property
     def workspace_bytes(self) -> int:
@@ -326,19 +341,16 @@ class _AlgorithmPlan(_CheckedPlan):
         return self._algorithm.flops
 
     def _prepare(self, w: Array) -> tuple[Any, int | None]:
-        return self._algorithm.prepare(self._grouped("w", w))
+        return self._algorithm.prepare(self._reshape(w, self._second_grouped))
 
     def _run(self, first: Array, second: Any, bias: Array | None, out: Array | None) -> Array:
         if out is None:
-            out = self._ns.empty_laid_out(self.spec)
-        first_name, second_name = self._names
+            out = self._new_result()
+        reshape = self._reshape
         if not self._prepares:
-            second = self._grouped(second_name, second)
-        self._algorithm.run(self._grouped(first_name, first), second, bias, self._grouped(self._result_name, out))
+            second = reshape(second, self._second_grouped)
+        self._algorithm.run(reshape(first, self._first_grouped), second, bias, reshape(out, self._result_grouped))
         return out
-
-    def _grouped(self, name: str, array: Array) -> Array:
-        return self._ns.reshape(array, self._grouped_shapes[name])
 
 
 class _FunctionPlan(_CheckedPlan):

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -142,22 +142,9 @@ class Pool:
         """Return the size that each library says its pool has now."""
         return [int(library.get_num_threads()) for library in self._libraries()]
 
-    @contextmanager
-    def held(self, threads: int) -> Iterator[None]:
+    def held(self, threads: int) -> AbstractContextManager[None]:
         """Hold the pool at ``threads`` within the block."""
-        libraries, holders = self._libraries(), self._holders
-        with self._lock:
-            if not holders.sizes:
-                holders.before = [library.get_num_threads() for library in libraries]
-            holders.sizes.append(threads)
-            _set_sizes(libraries, [min(holders.sizes)] * len(libraries))
-        try:
-            yield
-        finally:
-            with self._lock:
-                holders.sizes.remove(threads)
-                wanted = [min(holders.sizes)] * len(libraries) if holders.sizes else holders.before
-                _set_sizes(libraries, wanted)
+        return _Hold(self._libraries(), self._lock, self._holders, threads)
 
 
 class _Holders:
@@ -175,10 +162,35 @@ class _HoldersInThread(_Holders, threading.local):
 _pools: list[Pool] = []
 
 
-def _set_sizes(libraries: Sequence[Any], sizes: Sequence[int]) -> None:
-    for library, size in zip(libraries, sizes, strict=True):
-        if library.get_num_threads() != size:
-            library.set_num_threads(size)
+class _Hold(AbstractContextManager[None]):
+    """What :meth:`Pool.held` gives; from a generator it would take a microsecond more in every call of every plan."""
+
+    __slots__ = ("_holders", "_libraries", "_lock", "_threads")
+
+    def __init__(self, libraries: Sequence[Any], lock: threading.Lock, holders: _Holders, threads: int) -> None:
+        self._libraries, self._lock, self._holders, self._threads = libraries, lock, holders, threads
+
+    def __enter__(self) -> None:
+        holders = self._holders
+        with self._lock:
+            now = [library.get_num_threads() for library in self._libraries]
+            if not holders.sizes:
+                holders.before = now
+            holders.sizes.append(self._threads)
+            self._set(now, [min(holders.sizes)] * len(now))
+
+    def __exit__(self, *exception: object) -> None:
+        holders = self._holders
+        with self._lock:
+            holders.sizes.remove(self._threads)
+            now = [library.get_num_threads() for library in self._libraries]
+            self._set(now, [min(holders.sizes)] * len(now) if holders.sizes else holders.before)
+
+    def _set(self, now: Sequence[int], wanted: Sequence[int]) -> None:
+        if now != wanted:
+            for library, before, after in zip(self._libraries, now, wanted, strict=True):
+                if before != after:
+                    library.set_num_threads(after)
 
 
 _blas = Pool(_blas_libraries)

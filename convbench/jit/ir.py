@@ -290,6 +290,18 @@ class Code:
         found = self.module.globals.get(name)
         return found if found is not None else ir.Function(self.module, kind, name)
 
+    def numbers_at(self, address: Value) -> Value:
+        """Return an integer as the address of numbers."""
+        return self.builder.inttoptr(address, self.number.as_pointer())
+
+    def address(self, pointer: Value, offset: Value = 0) -> Value:
+        """Return the address ``offset`` items further on as an integer."""
+        return self.builder.ptrtoint(self.at(pointer, offset), _INT)
+
+    def integers_at(self, address: Value) -> Value:
+        """Return an integer as the address of 64-bit integers."""
+        return self.builder.inttoptr(address, _INT.as_pointer())
+
     # -- numbers and vectors ----------------------------------------------------------------------------------
 
     def constant(self, value: float, *, lanes: int | None = None) -> Value:
@@ -336,6 +348,14 @@ class Code:
     def fmul(self, a: Value, b: Value) -> Value:
         """Multiply numbers or vectors."""
         return self.builder.fmul(a, b)
+
+    def lane(self, vector: Value, number: int) -> Value:
+        """Return one number of a vector."""
+        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), number))
+
+    def negated(self, a: Value) -> Value:
+        """Return −a; as a term of a multiply–add it costs nothing."""
+        return self.builder.fneg(a)
 
     def shuffle(self, a: Value, b: Value, lanes: Sequence[int]) -> Value:
         """Return lanes of a (0 …) and of b (from a's number of lanes on)."""

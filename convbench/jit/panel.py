@@ -20,7 +20,7 @@ arXiv 1808.05567.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from convbench.jit.ir import Code, Value
@@ -43,19 +43,25 @@ def panel_shape(target: Target) -> PanelShape:
 
 
 class Panel:
-    """Accumulators of one tile in a kernel, zero at first."""
+    """Accumulators of one tile in a kernel.
 
-    def __init__(self, code: Code, shape: PanelShape) -> None:
+    Parameters
+    ----------
+    initial : sequence of vectors, optional
+        What all items start from: zero, or the bias of each output channel.
+    """
+
+    def __init__(self, code: Code, shape: PanelShape, initial: Sequence[Value] | None = None) -> None:
         self.code, self.shape = code, shape
-        self._sums = [[code.variable(code.zeros()) for _ in range(shape.items)] for _ in range(shape.vectors)]
+        starts = initial or [code.zeros()] * shape.vectors
+        self._sums = [[code.variable(start) for _ in range(shape.items)] for start in starts]
 
-    def step(self, weights: Value, item: Callable[[int], Value]) -> None:
-        """Multiply the packed weights at an address by items; ``item(i)`` returns the address of one number."""
+    def step(self, weights: Sequence[Value], item: Callable[[int], Value]) -> None:
+        """Multiply vectors of packed weights by items; ``item(i)`` returns the address of one number."""
         code = self.code
-        vectors = [code.load(weights, v * code.lanes) for v in range(self.shape.vectors)]
         for i in range(self.shape.items):
             spread = code.broadcast(item(i))
-            for v, vector in enumerate(vectors):
+            for v, vector in enumerate(weights):
                 self._sums[v][i].set(code.fma(vector, spread, self._sums[v][i].get()))
 
     def vector(self, v: int, i: int) -> Value:

@@ -1,0 +1,259 @@
+"""Direct convolution of many channels by the kernels of :mod:`convbench.jit.panel_direct`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convbench.algorithms.blocking import GroupedBias, ScratchPool, flipped
+from convbench.arrays import Namespace
+from convbench.jit import panel_direct, pool
+from convbench.jit.compile import Kernel
+from convbench.jit.memory import address_of, aligned
+from convbench.jit.panel import PanelShape, panel_shape
+from convbench.jit.panel_direct import Variant
+from convbench.jit.strips import Sources, axis_sources
+from convbench.jit.target import host_target
+from convbench.spec import ConvSpec
+
+__all__ = ["DirectPanels"]
+
+Array = NDArray[Any]
+
+_STRIP_BYTES = 2**18  # a quarter of an L2 cache: the weights of a block want the rest
+_WORKSPACE_SHARE = 0.15  # of the operands, for the strips of all threads
+_JOBS_A_THREAD = 4  # at least, where there is so much to share out
+_WORTH_A_JOB = 2**17  # multiply–adds below which nothing is split further
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """One spatial axis: sizes, and what its padded positions read."""
+
+    size: int
+    outputs: int
+    taps: int
+    stride: int
+    dilation: int
+    sources: Sources
+
+
+def _axes(spec: ConvSpec) -> tuple[_Axis, _Axis, _Axis]:
+    """Return depth, rows and columns; axes that the spec has not are of size 1."""
+    axes = [_Axis(1, 1, 1, 1, 1, axis_sources(1, 1, 0, "zero"))] * (3 - spec.ndim)
+    for size, p, k, s, d, (before, _) in zip(
+        spec.input_size, spec.output_size, spec.kernel_size, spec.stride, spec.dilation, spec.padding, strict=True
+    ):
+        extent = (p - 1) * s + (k - 1) * d + 1
+        axes.append(_Axis(size, p, k, s if p > 1 else 1, d, axis_sources(size, extent, before, spec.boundary)))
+    depth, rows, columns = axes
+    return depth, rows, columns
+
+
+def _in_one_row(axes: Sequence[_Axis]) -> tuple[_Axis, _Axis, _Axis] | None:
+    """Return all positions as one row, for kernels of one tap that read every sample as it lies."""
+    if any(a.taps > 1 or a.stride > 1 or a.size != a.outputs or not a.sources.in_place for a in axes):
+        return None
+    size = prod(axis.size for axis in axes)
+    one = axis_sources(1, 1, 0, "zero")
+    alone = _Axis(1, 1, 1, 1, 1, one)
+    return alone, alone, _Axis(size, size, 1, 1, 1, axis_sources(size, size, 0, "zero"))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How the outputs are cut into tiles and jobs.
+
+    Attributes
+    ----------
+    width, height : int
+        Pixels of a tile along a row, and rows.
+    band, span : int
+        Rows and columns of a job.
+    bands, spans, parts, part : int
+        How many of each; output channels are split into ``parts`` of ``part`` blocks.
+    strip_rows, row_step, pitch : int
+        Of the strip: rows, positions between them, and items from row to row.
+    strip_items : int
+        One thread's strip.
+    """
+
+    width: int
+    height: int
+    band: int
+    span: int
+    bands: int
+    spans: int
+    parts: int
+    part: int
+    strip_rows: int
+    row_step: int
+    pitch: int
+    strip_items: int
+
+
+def _cut(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], shape: PanelShape, block: int, threads: int) -> _Cut:
+    """Choose bands as high as their strip may be, and as low as there have to be jobs for all threads."""
+    depth, rows, columns = axes
+    channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    width = min(columns.outputs, shape.items)
+    if width < columns.outputs:  # tiles as equal as they can be
+        width = -(-columns.outputs // -(-columns.outputs // shape.items))
+    height = min(rows.outputs, shape.items // width)
+    operands = prod(spec.input_shape) + prod(spec.output_shape) + prod(spec.weight_shape)
+    most = min(_STRIP_BYTES // spec.itemsize, int(_WORKSPACE_SHARE * operands) // threads)
+    row_step = rows.stride if rows.taps == 1 else 1
+
+    def strip(band: int, span: int) -> tuple[int, int, int]:
+        strip_rows = (band - 1) * (rows.stride // row_step) + (rows.taps - 1) * rows.dilation + 1
+        pitch = (span - 1) * columns.stride + (columns.taps - 1) * columns.dilation + 1
+        return strip_rows, pitch, channels * depth.taps * strip_rows * pitch
+
+    leads, blocks = max(1, spec.batch) * spec.groups * depth.outputs, -(-outputs // block)
+    wanted = min(_JOBS_A_THREAD * threads, max(1, spec.macs // _WORTH_A_JOB)) if threads > 1 else 1
+    span = columns.outputs
+    while strip(height, span)[2] > most and span > width:
+        span = max(width, -(-span // (2 * width)) * width)
+    spans = -(-columns.outputs // span)
+    band = rows.outputs
+    while band > height and (strip(band, span)[2] > most or leads * spans * -(-rows.outputs // band) < wanted):
+        band = max(height, min(band - 1, -(-band // (2 * height)) * height))
+    bands = -(-rows.outputs // band)
+    parts = min(blocks, max(1, -(-wanted // (leads * bands * spans))))
+    strip_rows, pitch, items = strip(band, span)
+    return _Cut(
+        width, height, band, span, bands, spans, -(-blocks // -(-blocks // parts)), -(-blocks // parts),
+        strip_rows, row_step, pitch, items,
+    )  # fmt: skip
+
+
+class DirectPanels:
+    """Direct convolution, forward, of 1 to 3 axes: O(MACs) work; workspace: a strip of input for each thread.
+
+    Weights are packed by blocks of output channels: as many numbers as they are.
+    """
+
+    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
+        self._ns, self._spec, self._threads = ns, spec, threads
+        self._target = host_target()
+        lanes = self._target.lanes(spec.dtype)
+        self._outputs = spec.out_channels // spec.groups
+        full = panel_shape(self._target)
+        self._shape = PanelShape(min(full.vectors, -(-self._outputs // lanes)), full.items)
+        self._block = self._shape.vectors * lanes
+        self._tail = -(-(self._outputs % self._block) // lanes)
+        self._axes = _axes(spec)
+        self._row = _in_one_row(self._axes)
+        self._cut = _cut(spec, self._row or self._axes, self._shape, self._block, threads)
+        self._split = _cut(spec, self._axes, self._shape, self._block, threads) if self._row else self._cut
+        self._no_bias = np.zeros(spec.out_channels, spec.dtype)
+        self._strip_items = self._split.strip_items
+        self._scratch = ScratchPool(lambda: aligned(self._strip_items * threads, spec.dtype))
+        self._calls: dict[Any, tuple[Kernel, tuple[int, ...], int]] = {}
+        self._alive: list[Any] = []  # tables that calls hold addresses of
+        self.workspace_bytes = (self._strip_items * threads + spec.out_channels) * spec.itemsize
+        self.prepared_bytes = prod(spec.weight_shape) * spec.itemsize
+        self.flops = spec.flops
+
+    def prepare(self, w: Array) -> tuple[Array, None]:
+        """Pack the weights: for each group and block of outputs (channel, tap, output)."""
+        spec = self._spec
+        given = flipped(self._ns, spec, w).reshape(spec.groups, self._outputs, -1)
+        terms, whole = given.shape[2], self._outputs - self._outputs % self._block
+        packed = aligned((spec.groups, self._outputs * terms), spec.dtype)
+        blocks = packed[:, : whole * terms].reshape(spec.groups, -1, terms, self._block)
+        blocks[...] = given[:, :whole].reshape(spec.groups, -1, self._block, terms).swapaxes(2, 3)
+        if whole < self._outputs:
+            packed[:, whole * terms :].reshape(spec.groups, terms, -1)[...] = given[:, whole:].swapaxes(1, 2)
+        return packed, None
+
+    def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
+        """Fill ``out``."""
+        fused = bias is not None and self._spec.bias == "channel"
+        key = first.strides, out.strides
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = self._made_call(*key)
+        kernel, table, jobs = call
+        added = np.ascontiguousarray(bias) if fused else self._no_bias
+        with self._scratch.borrow() as strips:
+            addresses = map(address_of, (first, out, second, added, strips))
+            pool.run(kernel, (*addresses, *table), jobs, self._threads)
+        if bias is not None and not fused:
+            GroupedBias(self._ns, self._spec, bias).add(out)
+
+    def _made_call(self, x_bytes: tuple[int, ...], y_bytes: tuple[int, ...]) -> tuple[Kernel, tuple[int, ...], int]:
+        """Return the kernel for arrays of these strides, its arguments after the addresses, and its jobs."""
+        spec = self._spec
+        x, y = (_in_items(strides, spec) for strides in (x_bytes, y_bytes))
+        axes, cut = self._axes, self._split
+        if self._row and all(_is_one_row(strides, axes) for strides in (x, y)):
+            axes, cut = self._row, self._cut
+            x, y = ((*strides[:3], 0, 0, strides[5]) for strides in (x, y))
+        depth, rows, columns = axes
+        in_place = all(axis.sources.in_place for axis in axes) and self._reads_in_place(axes)
+        stride, row_pitch = columns.stride, rows.stride // cut.row_step * cut.pitch
+        tap_strides = cut.strip_rows * cut.pitch, cut.pitch, 1
+        if in_place:
+            stride, row_pitch, tap_strides = columns.stride * x[5], rows.stride * x[4], x[3:]
+        variant = Variant(
+            dtype=spec.dtype,
+            shape=PanelShape(self._shape.vectors, cut.width * cut.height),
+            tail=self._tail,
+            columns=cut.width,
+            stride=stride,
+            pitch=row_pitch if cut.height > 1 else 0,
+            in_place=in_place,
+            unit_input=x[5] == 1,
+            unit_output=y[5] == 1 and (cut.height == 1 or y[4] == cut.width),
+            channels_last=y[2] == 1,
+        )
+        offsets = _tap_offsets(axes, tap_strides, in_strip=not in_place)
+        if in_place:  # padding may be negative: the first position is not always the first sample
+            offsets += sum(int(axis.sources.table[0]) * step for axis, step in zip(axes, x[3:], strict=True))
+        tables = depth.sources.table, rows.sources.table, columns.sources.table, offsets
+        extent = (cut.span - 1) * columns.stride + (columns.taps - 1) * columns.dilation + 1
+        arguments = (
+            *x, *y, *map(address_of, tables[:3]), columns.sources.first, columns.sources.last, extent,
+            address_of(offsets), len(offsets), spec.in_channels // spec.groups, self._outputs,
+            spec.groups, depth.outputs, rows.outputs, columns.outputs, cut.bands, cut.band, cut.spans, cut.span,
+            cut.parts, cut.part, depth.taps, depth.stride, depth.dilation, rows.stride, cut.row_step,
+            cut.strip_rows, cut.pitch, cut.strip_items,
+        )  # fmt: skip
+        self._alive.append(tables)
+        jobs = spec.batch * spec.groups * depth.outputs * cut.bands * cut.spans * cut.parts
+        return panel_direct.kernel(variant, self._target), arguments, jobs
+
+    def _reads_in_place(self, axes: Sequence[_Axis]) -> bool:
+        """Rows of several taps are better read from a strip, whose channels do not lie pages apart."""
+        return all(axis.taps == 1 for axis in axes)
+
+
+def _in_items(strides: tuple[int, ...], spec: ConvSpec) -> tuple[int, ...]:
+    """Return (image, group, channel, depth, row, column) of (N, G, C, *axes) in bytes."""
+    items = [stride // spec.itemsize for stride in strides]
+    return (*items[:3], *(0,) * (3 - spec.ndim), *items[3:])
+
+
+def _is_one_row(strides: tuple[int, ...], axes: Sequence[_Axis]) -> bool:
+    """Tell whether all positions lie one after the other, at equal distances."""
+    distance = strides[5]
+    for axis, stride in zip(reversed(axes), reversed(strides[3:]), strict=True):
+        if axis.size > 1 and stride != distance:
+            return False
+        distance *= axis.size
+    return True
+
+
+def _tap_offsets(axes: Sequence[_Axis], strides: Sequence[int], *, in_strip: bool) -> NDArray[np.int64]:
+    """Return where each tap reads, from where the first one does; in a strip, taps of the depth are planes."""
+    steps = [axis.dilation for axis in axes]
+    if in_strip:
+        steps[0] = 1
+    places = [np.arange(axis.taps) * step * stride for axis, step, stride in zip(axes, steps, strides, strict=True)]
+    return np.add.outer(np.add.outer(*places[:2]), places[2]).ravel().astype(np.int64)

@@ -1,0 +1,125 @@
+"""Strips: rows of input as kernels read them, padded, in scratch memory that stays in cache.
+
+What lies where is said by tables, one an axis: for each position of the padded axis the index of the sample that it
+reads, or −1 for zero. Every boundary is a table, so kernels know of none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convbench.geometry import extension_runs
+from convbench.jit.ir import Code, Value
+from convbench.spec import ConvSpec
+
+__all__ = ["Columns", "Sources", "axis_sources", "copy", "fill_row", "fill_zeros", "spec_sources"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What the positions of a padded axis read: 0 is the first sample of the first output.
+
+    Attributes
+    ----------
+    table : array of int64
+        The index of a sample, or −1.
+    first, last : int
+        Positions first … last − 1 read neighbours, in order.
+    """
+
+    table: NDArray[np.int64]
+    first: int
+    last: int
+
+    @property
+    def in_place(self) -> bool:
+        """Do all positions read neighbours?"""
+        return self.first == 0 and self.last == len(self.table)
+
+
+@cache
+def axis_sources(size: int, extent: int, before: int, boundary: str) -> Sources:
+    """Return the table of an axis of ``size`` samples, of which ``extent`` positions are read, ``before`` of padding.
+
+    >>> axis_sources(3, 5, 1, "zero").table.tolist()
+    [-1, 0, 1, 2, -1]
+    """
+    table = np.full(extent, -1, np.int64)
+    for run in extension_runs(-before, extent - before, size, boundary):
+        table[run.start + before : run.stop + before] = run.first + run.step * np.arange(run.stop - run.start)
+    first, last = max(0, before), min(extent, before + size)
+    table.setflags(write=False)
+    return Sources(table, first, last) if first < last else Sources(table, 0, 0)
+
+
+def spec_sources(spec: ConvSpec) -> list[Sources]:
+    """Return the tables of all axes of a spec."""
+    return [
+        axis_sources(size, (p - 1) * s + (k - 1) * d + 1, before, spec.boundary)
+        for size, p, s, k, d, (before, _) in zip(
+            spec.input_size, spec.output_size, spec.stride, spec.kernel_size, spec.dilation, spec.padding, strict=True
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The last axis in a kernel: its table, where neighbours begin and end, and its extent."""
+
+    table: Value
+    first: Value
+    last: Value
+    extent: Value
+
+
+def fill_row(code: Code, columns: Columns, row: Value, step: Value, strip: Value) -> None:
+    """Copy a row of input to a strip, margins included.
+
+    Parameters
+    ----------
+    row, strip : address
+        Of the row's sample 0, and of where position 0 goes.
+    step : int or integer
+        Between neighbours of the row. 1 as a Python integer copies vectors.
+    """
+
+    def margin(start: Value, stop: Value) -> None:
+        with code.loop(start, stop) as position:
+            index = code.item(columns.table, position)
+            sample = code.variable(code.number(0.0))
+            with code.when(code.less(-1, index)):
+                sample.set(code.item(row, code.mul(index, step)))
+            code.put(sample.get(), strip, position)
+
+    margin(0, columns.first)
+    margin(columns.last, columns.extent)
+    with code.when(code.less(columns.first, columns.last)):
+        source = code.at(row, code.mul(code.item(columns.table, columns.first), step))
+        copy(code, source, step, code.at(strip, columns.first), code.sub(columns.last, columns.first))
+
+
+def copy(code: Code, source: Value, step: Value, target: Value, count: Value) -> None:
+    """Copy ``count`` numbers to neighbours, by vectors where they are neighbours."""
+    if not (isinstance(step, int) and step == 1):
+        with code.loop(0, count) as i:
+            code.put(code.item(source, code.mul(i, step)), target, i)
+        return
+    whole = code.sub(count, code.rem(count, code.lanes))
+    with code.loop(0, whole, code.lanes) as i:
+        code.store(code.load(source, i), target, i)
+    rest = code.sub(count, whole)
+    with code.when(code.less(0, rest)):
+        code.store_some(code.load_some(source, whole, rest), target, whole, rest)
+
+
+def fill_zeros(code: Code, target: Value, count: Value) -> None:
+    """Write ``count`` zeros."""
+    whole = code.sub(count, code.rem(count, code.lanes))
+    with code.loop(0, whole, code.lanes) as i:
+        code.store(code.zeros(), target, i)
+    with code.loop(whole, count) as i:
+        code.put(code.number(0.0), target, i)
