@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import reduce
 from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,8 @@ from convbench.backends._planes import Frame
 from convbench.threads import Pool
 
 TORCH = ("torch", "torch-channels-last", "torch-padded-first")
+OPENCV = ("opencv", "opencv-sep", "opencv-two-pass")
+SEPARABLE = ("opencv-sep", "opencv-two-pass", "scipy-ndimage-sep")
 LINE = "n1 c4 o4 g2 i20x24 k3x5 p1x2 f32"
 
 
@@ -66,7 +70,7 @@ def require_exact(name: str, line: str, threads: int = 1) -> Any:
 
 def rank_one(spec: cb.ConvSpec) -> Any:
     factors = (np.arange(1.0, size + 1) for size in spec.kernel_size)
-    outer = np.multiply.outer(*factors).astype(spec.dtype)
+    outer = reduce(np.multiply.outer, factors).astype(spec.dtype)
     return np.array(np.broadcast_to(outer, spec.weight_shape))
 
 
@@ -130,11 +134,11 @@ def rival(name: str) -> Rival:
         return Rival(name, "torch", functional, "conv2d", *names)
     if name == "numba":
         return Rival(name, "numba", importlib.import_module("convbench.backends.numba"), "_compiled", *names)
-    function = {"opencv": "filter2D", "opencv-sep": "sepFilter2D"}[name]
+    function = "sepFilter2D" if name == "opencv-sep" else "filter2D"
     return Rival(name, "cv2", pytest.importorskip("cv2"), function, "getNumThreads", "setNumThreads")
 
 
-@pytest.fixture(params=[*TORCH, "numba", "opencv", "opencv-sep"])
+@pytest.fixture(params=[*TORCH, "numba", *OPENCV])
 def threaded(request: pytest.FixtureRequest) -> Iterator[Rival]:
     """A rival with threads, its pool at 2 where it may be, put back afterwards."""
     found = rival(request.param)
@@ -630,11 +634,93 @@ def test_weights_that_ndimage_takes_as_they_are(taps: list[float]) -> None:
     np.testing.assert_allclose(plan(x, plan.prepare(w)), oracle.conv(plan.spec, x, w), rtol=1e-14, atol=1e-30)
 
 
-def test_opencv_sep_names_the_rank_that_it_does_not_do() -> None:
-    pytest.importorskip("cv2")
-    plan = cb.plan("i9x9 k3", backend="opencv-sep")
+@pytest.mark.parametrize("name", SEPARABLE)
+def test_separable_filters_name_the_rank_that_they_do_not_do(name: str) -> None:
+    plan = planned(name, "i9x9 k3")
     with pytest.raises(cb.UnsupportedWeights, match="weights: numerical rank 3 of 3, only 1 is done"):
         plan.prepare(np.eye(3, dtype="f4")[None, None])
+    with pytest.raises(cb.UnsupportedWeights, match="weights: NaN or infinity among them"):
+        plan.prepare(np.full((1, 1, 3, 3), np.nan, "f4"))
+
+
+def test_ndimage_names_both_ranks_of_a_volume() -> None:
+    kernel = np.zeros((1, 1, 3, 3, 3), "f4")
+    kernel[0, 0, [0, 1, 2], [0, 1, 2], [0, 1, 2]] = 1
+    with pytest.raises(cb.UnsupportedWeights, match="numerical rank 3 of 3 and 3 of 3, only 1 is done"):
+        cb.plan("i9x9x9 k3", backend="scipy-ndimage-sep").prepare(kernel)
+
+
+@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize(
+    "geometry", ["i8x9 k3x4 p1x2:1", "i8x9 k5x4 p0:4x3:0", "i8x9 k4x3 p9:1x2:7", "i8x9 k3x5 p-1:2x2:-3 flip",
+                 "i5x6x7 k3x2x3 p1x0:1x2", "n2 c4 o6 g2 i8x9 k3 psame bias=channel"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", SEPARABLE)
+def test_passes_are_exact_on_integers_whatever_the_border(name: str, geometry: str, boundary: str) -> None:
+    plan = planned(name, f"{geometry} boundary={boundary} f64")
+    x, _, bias = whole_numbers(plan.spec)
+    w = rank_one(plan.spec)
+    np.testing.assert_array_equal(plan(x, plan.prepare(w), bias), oracle.conv(plan.spec, x, w, bias))
+
+
+def planned(name: str, line: str) -> Any:
+    """Return a plan; skip where the library is missing or has not such a filter."""
+    spec, chosen = cb.ConvSpec.parse(line), cb.get_backend(name)
+    reason = chosen.why_not(spec)
+    if reason is not None:
+        assert reason.startswith(("boundary: circular", "axes: ", "not installed")), reason
+        pytest.skip(reason)
+    return chosen.plan(spec, threads=1)
+
+
+@pytest.mark.parametrize("name", ["opencv", "opencv-sep", "opencv-two-pass", "scipy-ndimage", "scipy-ndimage-sep"])
+def test_planes_that_need_no_padding_are_filtered_into_the_result(name: str) -> None:
+    """and not into a plane that is copied: nothing else of a plane's size is allocated."""
+    spec, chosen = cb.ConvSpec.parse("n2 c3 o6 g3 i90x80 k3 psame f32"), cb.get_backend(name)
+    if chosen.unavailable() is not None:
+        pytest.skip(str(chosen.unavailable()))
+    plan = chosen.plan(spec, threads=1)
+    x, weights = operands(spec)[0], plan.prepare(rank_one(spec))
+    plan(x, weights)
+    tracemalloc.start()
+    try:
+        y = plan(x, weights)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    plane = y[0, 0].nbytes
+    assert peak < y.nbytes + plane * (1.5 if name == "opencv-two-pass" else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("line", "calls"), [("n40 c1 o1 i300 k9 pfull f64", 1), ("n2000 c1 o1 i1664 k9 pfull f64", 27)]
+)
+@pytest.mark.parametrize(("name", "function"), [("scipy-fft", "fftconvolve"), ("scipy-oa", "oaconvolve")])
+def test_scipys_transforms_take_many_examples_in_one_call(
+    name: str, function: str, line: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nine times as fast as one by one; as many as stay in cache."""
+    from scipy import signal
+
+    real, seen = getattr(signal, function), list[int]()
+    monkeypatch.setattr(signal, function, lambda x, *rest, **more: seen.append(len(x)) or real(x, *rest, **more))
+    plan = cb.plan(line, backend=name, threads=1)
+    x, w = operands(plan.spec)
+    expected = np.array([[np.correlate(row[0], w[0, 0], "full")] for row in x])
+    np.testing.assert_allclose(plan(x, plan.prepare(w)), expected, atol=1e-12)
+    assert (len(seen), sum(seen)) == (calls, plan.spec.batch)
+
+
+def test_opencv_two_pass_leaves_long_lines_to_others() -> None:
+    """from 130 taps filter2D transforms."""
+    chosen = cb.get_backend("opencv-two-pass")
+    if chosen.unavailable() is not None:
+        pytest.skip(str(chosen.unavailable()))
+    assert chosen.why_not(cb.ConvSpec.parse("i200x200 k129 psame f32")) is None
+    reason = chosen.why_not(cb.ConvSpec.parse("i200x200 k3x130 f32"))
+    assert reason == "kernel size: 130 given, filter2D runs lines of up to 129 taps directly"
+    assert str(chosen.why_not(cb.ConvSpec.parse("i200x200 k50 f64"))).startswith("kernel size: 50 given")
+    assert str(chosen.why_not(cb.ConvSpec.parse("i9x9 k1x5"))).startswith("kernel size: at most one axis")
 
 
 @pytest.mark.parametrize("ipp", [True, False])
@@ -664,9 +750,9 @@ def test_opencvs_transforms_keep_their_bound(line: str, ipp: bool) -> None:
     ("module", "distribution", "names"),
     [
         ("torch", "torch", TORCH),
-        ("cv2", "opencv-python-headless", ("opencv", "opencv-sep")),
+        ("cv2", "opencv-python-headless", OPENCV),
         ("numba", "numba", ("numba",)),
-        ("scipy", "scipy", ("scipy-ndimage",)),
+        ("scipy", "scipy", ("scipy-ndimage", "scipy-ndimage-sep")),
         ("jax", "jax", ("jax",)),
     ],
 )

@@ -18,7 +18,7 @@ from convbench.jit.memory import address_of, aligned
 from convbench.jit.panel import PanelShape, panel_shape
 from convbench.jit.panel_direct import Variant
 from convbench.jit.strips import Sources, axis_sources
-from convbench.jit.target import host_target
+from convbench.jit.target import Target, host_target
 from convbench.spec import ConvSpec
 
 __all__ = ["DirectPanels"]
@@ -28,6 +28,7 @@ Array = NDArray[Any]
 _STRIP_BYTES = 2**18  # a quarter of an L2 cache: the weights of a block want the rest
 _WORKSPACE_SHARE = 0.15  # of the operands, for the strips of all threads
 _JOBS_A_THREAD = 4  # at least, where there is so much to share out
+_TERMS_OF_A_TURN = 20  # summed up in the time that a tile of sums takes to be turned by a quarter and written
 _WORTH_A_JOB = 2**17  # multiply–adds below which nothing is split further
 
 
@@ -49,8 +50,9 @@ def _axes(spec: ConvSpec) -> tuple[_Axis, _Axis, _Axis]:
     for size, p, k, s, d, (before, _) in zip(
         spec.input_size, spec.output_size, spec.kernel_size, spec.stride, spec.dilation, spec.padding, strict=True
     ):
-        extent = (p - 1) * s + (k - 1) * d + 1
-        axes.append(_Axis(size, p, k, s if p > 1 else 1, d, axis_sources(size, extent, before, spec.boundary)))
+        step = s if k == 1 else 1  # of a single tap only what is read has a place in the table
+        sources = axis_sources(size, (p - 1) * s + (k - 1) * d + 1, before, spec.boundary, step)
+        axes.append(_Axis(size, p, k, s // step, d, sources))
     depth, rows, columns = axes
     return depth, rows, columns
 
@@ -66,25 +68,105 @@ def _in_one_row(axes: Sequence[_Axis]) -> tuple[_Axis, _Axis, _Axis] | None:
 
 
 @dataclass(frozen=True)
+class _Tile:
+    """What the sums in registers are of, and so the blocks in which weights are packed.
+
+    Attributes
+    ----------
+    lanes_are_columns : bool
+    shape : PanelShape
+    width, height : int
+        Pixels along a row, and rows.
+    block, blocks : int
+        Output channels, and how many blocks of them; the last has fewer, or where lanes are columns it reaches back.
+    """
+
+    lanes_are_columns: bool
+    shape: PanelShape
+    width: int
+    height: int
+    block: int
+    blocks: int
+
+    @staticmethod
+    def of(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], target: Target, *, lanes_are_columns: bool) -> _Tile:
+        """Return as many sums as there are registers for, cut to the image, with tiles as equal as they can be."""
+        outputs, lanes, full = spec.out_channels // spec.groups, target.lanes(spec.dtype), panel_shape(target)
+        _, rows, columns = axes
+        if lanes_are_columns:
+            vectors, blocks = min(full.vectors, -(-columns.outputs // lanes)), -(-outputs // full.items)
+            block, width = -(-outputs // blocks), min(columns.outputs, vectors * lanes)
+            return _Tile(True, PanelShape(vectors, block), width, 1, block, blocks)
+        vectors = min(full.vectors, -(-outputs // lanes))
+        width = -(-columns.outputs // -(-columns.outputs // full.items))
+        height, block = min(rows.outputs, full.items // width), vectors * lanes
+        return _Tile(False, PanelShape(vectors, width * height), width, height, block, -(-outputs // block))
+
+    def overread(self, lanes: int) -> int:
+        """Return how many items vectors read beyond the end of a row."""
+        return self.shape.vectors * lanes - self.width if self.lanes_are_columns else 0
+
+    def first_outputs(self, outputs: int) -> list[int]:
+        """Return where blocks begin; where lanes are columns the last one reaches back."""
+        most = outputs - self.block if self.lanes_are_columns else outputs
+        return [min(number * self.block, most) for number in range(self.blocks)]
+
+    def packed_outputs(self, outputs: int) -> int:
+        """Return how many outputs have packed weights."""
+        return self.blocks * self.block if self.lanes_are_columns else outputs
+
+    def tail(self, outputs: int, lanes: int) -> int:
+        """Return the vectors of a last block that is not full."""
+        return 0 if self.lanes_are_columns else -(-(outputs % self.block) // lanes)
+
+
+def _lanes_are_columns(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], target: Target) -> bool:
+    """Tell whether turning the sums would cost more than the columns and outputs that are computed twice."""
+    columns = axes[2]
+    if columns.stride > 1 or columns.outputs < target.lanes(spec.dtype) or spec.layout == "channels_last":
+        return False
+    work = []
+    for turned in (True, False):
+        tile = _Tile.of(spec, axes, target, lanes_are_columns=turned)
+        tiles = -(-columns.outputs // tile.width) * -(-axes[1].outputs // tile.height)
+        work.append(tiles * tile.blocks * tile.shape.vectors * tile.shape.items)
+    terms = spec.in_channels // spec.groups * prod(spec.kernel_size)
+    return terms * (work[0] / work[1] - 1) < _TERMS_OF_A_TURN
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Axes, and how they are cut."""
+
+    axes: tuple[_Axis, _Axis, _Axis]
+    tile: _Tile
+    cut: _Cut
+
+    @staticmethod
+    def of(
+        spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], target: Target, threads: int, *, lanes_are_columns: bool
+    ) -> _Layout:
+        """Choose a tile, then bands and spans."""
+        tile = _Tile.of(spec, axes, target, lanes_are_columns=lanes_are_columns)
+        return _Layout(axes, tile, _cut(spec, axes, tile, tile.overread(target.lanes(spec.dtype)), threads))
+
+
+@dataclass(frozen=True)
 class _Cut:
     """How the outputs are cut into tiles and jobs.
 
     Attributes
     ----------
-    width, height : int
-        Pixels of a tile along a row, and rows.
     band, span : int
         Rows and columns of a job.
     bands, spans, parts, part : int
         How many of each; output channels are split into ``parts`` of ``part`` blocks.
-    strip_rows, row_step, pitch : int
-        Of the strip: rows, positions between them, and items from row to row.
+    strip_rows, pitch : int
+        Of the strip: rows, and items from row to row.
     strip_items : int
         One thread's strip.
     """
 
-    width: int
-    height: int
     band: int
     span: int
     bands: int
@@ -92,29 +174,23 @@ class _Cut:
     parts: int
     part: int
     strip_rows: int
-    row_step: int
     pitch: int
     strip_items: int
 
 
-def _cut(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], shape: PanelShape, block: int, threads: int) -> _Cut:
+def _cut(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], tile: _Tile, overread: int, threads: int) -> _Cut:
     """Choose bands as high as their strip may be, and as low as there have to be jobs for all threads."""
     depth, rows, columns = axes
-    channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    width = min(columns.outputs, shape.items)
-    if width < columns.outputs:  # tiles as equal as they can be
-        width = -(-columns.outputs // -(-columns.outputs // shape.items))
-    height = min(rows.outputs, shape.items // width)
+    channels, width, height = spec.in_channels // spec.groups, tile.width, tile.height
     operands = prod(spec.input_shape) + prod(spec.output_shape) + prod(spec.weight_shape)
     most = min(_STRIP_BYTES // spec.itemsize, int(_WORKSPACE_SHARE * operands) // threads)
-    row_step = rows.stride if rows.taps == 1 else 1
 
     def strip(band: int, span: int) -> tuple[int, int, int]:
-        strip_rows = (band - 1) * (rows.stride // row_step) + (rows.taps - 1) * rows.dilation + 1
+        strip_rows = (band - 1) * rows.stride + (rows.taps - 1) * rows.dilation + 1
         pitch = (span - 1) * columns.stride + (columns.taps - 1) * columns.dilation + 1
-        return strip_rows, pitch, channels * depth.taps * strip_rows * pitch
+        return strip_rows, pitch, channels * depth.taps * strip_rows * pitch + overread
 
-    leads, blocks = max(1, spec.batch) * spec.groups * depth.outputs, -(-outputs // block)
+    leads, blocks = max(1, spec.batch) * spec.groups * depth.outputs, tile.blocks
     wanted = min(_JOBS_A_THREAD * threads, max(1, spec.macs // _WORTH_A_JOB)) if threads > 1 else 1
     span = columns.outputs
     while strip(height, span)[2] > most and span > width:
@@ -127,8 +203,8 @@ def _cut(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], shape: PanelShape, bl
     parts = min(blocks, max(1, -(-wanted // (leads * bands * spans))))
     strip_rows, pitch, items = strip(band, span)
     return _Cut(
-        width, height, band, span, bands, spans, -(-blocks // -(-blocks // parts)), -(-blocks // parts),
-        strip_rows, row_step, pitch, items,
+        band, span, bands, spans, -(-blocks // -(-blocks // parts)), -(-blocks // parts),
+        strip_rows, pitch, items,
     )  # fmt: skip
 
 
@@ -141,35 +217,33 @@ class DirectPanels:
     def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
         self._ns, self._spec, self._threads = ns, spec, threads
         self._target = host_target()
-        lanes = self._target.lanes(spec.dtype)
         self._outputs = spec.out_channels // spec.groups
-        full = panel_shape(self._target)
-        self._shape = PanelShape(min(full.vectors, -(-self._outputs // lanes)), full.items)
-        self._block = self._shape.vectors * lanes
-        self._tail = -(-(self._outputs % self._block) // lanes)
-        self._axes = _axes(spec)
-        self._row = _in_one_row(self._axes)
-        self._cut = _cut(spec, self._row or self._axes, self._shape, self._block, threads)
-        self._split = _cut(spec, self._axes, self._shape, self._block, threads) if self._row else self._cut
+        axes = _axes(spec)
+        row = _in_one_row(axes)
+        turned = _lanes_are_columns(spec, row or axes, self._target)
+        self._split = _Layout.of(spec, axes, self._target, threads, lanes_are_columns=turned)
+        self._row = _Layout.of(spec, row, self._target, threads, lanes_are_columns=turned) if row else None
+        self._tile = self._split.tile
         self._no_bias = np.zeros(spec.out_channels, spec.dtype)
-        self._strip_items = self._split.strip_items
+        self._strip_items = max(layout.cut.strip_items for layout in (self._split, self._row or self._split))
         self._scratch = ScratchPool(lambda: aligned(self._strip_items * threads, spec.dtype))
         self._calls: dict[Any, tuple[Kernel, tuple[int, ...], int]] = {}
         self._alive: list[Any] = []  # tables that calls hold addresses of
         self.workspace_bytes = (self._strip_items * threads + spec.out_channels) * spec.itemsize
-        self.prepared_bytes = prod(spec.weight_shape) * spec.itemsize
+        self._terms = prod(spec.weight_shape[1:])
+        self._packed = self._tile.packed_outputs(self._outputs) * self._terms  # items a group
+        self.prepared_bytes = spec.groups * self._packed * spec.itemsize
         self.flops = spec.flops
 
     def prepare(self, w: Array) -> tuple[Array, None]:
         """Pack the weights: for each group and block of outputs (channel, tap, output)."""
         spec = self._spec
-        given = flipped(self._ns, spec, w).reshape(spec.groups, self._outputs, -1)
-        terms, whole = given.shape[2], self._outputs - self._outputs % self._block
-        packed = aligned((spec.groups, self._outputs * terms), spec.dtype)
-        blocks = packed[:, : whole * terms].reshape(spec.groups, -1, terms, self._block)
-        blocks[...] = given[:, :whole].reshape(spec.groups, -1, self._block, terms).swapaxes(2, 3)
-        if whole < self._outputs:
-            packed[:, whole * terms :].reshape(spec.groups, terms, -1)[...] = given[:, whole:].swapaxes(1, 2)
+        given = flipped(self._ns, spec, w).reshape(spec.groups, self._outputs, self._terms)
+        block, packed = self._tile.block, aligned((spec.groups, self._packed), spec.dtype)
+        for number, first in enumerate(self._tile.first_outputs(self._outputs)):
+            outputs = given[:, first : first + block]
+            place = packed[:, number * block * self._terms :][:, : outputs.shape[1] * self._terms]
+            place.reshape(spec.groups, self._terms, -1)[...] = outputs.swapaxes(1, 2)
         return packed, None
 
     def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
@@ -191,27 +265,32 @@ class DirectPanels:
         """Return the kernel for arrays of these strides, its arguments after the addresses, and its jobs."""
         spec = self._spec
         x, y = (_in_items(strides, spec) for strides in (x_bytes, y_bytes))
-        axes, cut = self._axes, self._split
-        if self._row and all(_is_one_row(strides, axes) for strides in (x, y)):
-            axes, cut = self._row, self._cut
+        layout = self._split
+        if self._row and all(_is_one_row(strides, layout.axes) for strides in (x, y)):
+            layout = self._row
             x, y = ((*strides[:3], 0, 0, strides[5]) for strides in (x, y))
+        axes, tile, cut = layout.axes, layout.tile, layout.cut
         depth, rows, columns = axes
-        in_place = all(axis.sources.in_place for axis in axes) and self._reads_in_place(axes)
-        stride, row_pitch = columns.stride, rows.stride // cut.row_step * cut.pitch
-        tap_strides = cut.strip_rows * cut.pitch, cut.pitch, 1
+        in_place = _reads_in_place(axes) and not (
+            tile.lanes_are_columns and (x[5] != 1 or tile.overread(self._target.lanes(spec.dtype)))
+        )
+        stride, row_pitch = columns.stride, rows.stride * cut.pitch
+        tap_strides: tuple[int, ...] = cut.strip_rows * cut.pitch, cut.pitch, 1
         if in_place:
             stride, row_pitch, tap_strides = columns.stride * x[5], rows.stride * x[4], x[3:]
         variant = Variant(
             dtype=spec.dtype,
-            shape=PanelShape(self._shape.vectors, cut.width * cut.height),
-            tail=self._tail,
-            columns=cut.width,
+            shape=tile.shape,
+            tail=tile.tail(self._outputs, self._target.lanes(spec.dtype)),
+            columns=tile.width,
             stride=stride,
-            pitch=row_pitch if cut.height > 1 else 0,
+            pitch=row_pitch if tile.height > 1 else 0,
             in_place=in_place,
             unit_input=x[5] == 1,
-            unit_output=y[5] == 1 and (cut.height == 1 or y[4] == cut.width),
+            every=columns.sources.step,
+            unit_output=y[5] == 1 and (tile.height == 1 or y[4] == tile.width),
             channels_last=y[2] == 1,
+            lanes_are_columns=tile.lanes_are_columns,
         )
         offsets = _tap_offsets(axes, tap_strides, in_strip=not in_place)
         if in_place:  # padding may be negative: the first position is not always the first sample
@@ -222,16 +301,17 @@ class DirectPanels:
             *x, *y, *map(address_of, tables[:3]), columns.sources.first, columns.sources.last, extent,
             address_of(offsets), len(offsets), spec.in_channels // spec.groups, self._outputs,
             spec.groups, depth.outputs, rows.outputs, columns.outputs, cut.bands, cut.band, cut.spans, cut.span,
-            cut.parts, cut.part, depth.taps, depth.stride, depth.dilation, rows.stride, cut.row_step,
+            tile.blocks, cut.parts, cut.part, self._packed, depth.taps, depth.stride, depth.dilation, rows.stride,
             cut.strip_rows, cut.pitch, cut.strip_items,
         )  # fmt: skip
         self._alive.append(tables)
         jobs = spec.batch * spec.groups * depth.outputs * cut.bands * cut.spans * cut.parts
         return panel_direct.kernel(variant, self._target), arguments, jobs
 
-    def _reads_in_place(self, axes: Sequence[_Axis]) -> bool:
-        """Rows of several taps are better read from a strip, whose channels do not lie pages apart."""
-        return all(axis.taps == 1 for axis in axes)
+
+def _reads_in_place(axes: Sequence[_Axis]) -> bool:
+    """Samples of several taps, or apart, are better read from a strip, whose channels do not lie pages apart."""
+    return all(axis.taps == axis.sources.step == 1 and axis.sources.in_place for axis in axes)
 
 
 def _in_items(strides: tuple[int, ...], spec: ConvSpec) -> tuple[int, ...]:

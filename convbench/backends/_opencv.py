@@ -1,4 +1,4 @@
-"""What ``opencv`` and ``opencv-sep`` share: borders, thread control, lines as images of one row."""
+"""What the backends from OpenCV share: borders, thread control, lines as images of one row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from convbench.backends._planes import Frame, planes_limits
 from convbench.spec import ConvSpec
 from convbench.threads import Pool
 
-__all__ = ["BOUNDARIES", "LIMITS", "anchor", "as_image", "pad", "rival"]
+__all__ = ["BOUNDARIES", "LIMITS", "anchor", "as_image", "dft_taps", "pad", "rival"]
 
 #: OpenCV's names; BORDER_WRAP is there for padding, but the filters do not take it.
 BOUNDARIES = {"zero": "BORDER_CONSTANT", "reflect": "BORDER_REFLECT_101", "replicate": "BORDER_REPLICATE"}
@@ -60,6 +60,14 @@ def as_image(plane: Array) -> Array:
     return plane[None] if plane.ndim == 1 else plane
 
 
+def dft_taps(spec: ConvSpec) -> int:
+    """Return from how many taps ``filter2D`` transforms.
+
+    ``dftFilter2D`` in OpenCV's filter.dispatch.cpp; the manual's "11 x 11".
+    """
+    return 130 if spec.dtype == "float32" else 50
+
+
 def anchor(frame: Frame) -> tuple[int, int]:
     """OpenCV's points are (column, row)."""
     *row, column = frame.anchor
@@ -75,5 +83,5 @@ def pad(spec: ConvSpec, plane: Array, margins: tuple[tuple[int, int], ...]) -> A
     return padded[0] if plane.ndim == 1 else padded
 
 
-#: A :class:`FunctionBackend` with what both have in common filled in.
+#: A :class:`FunctionBackend` with what all have in common filled in.
 rival = partial(FunctionBackend, kind="rival", pool=POOL.held, requires=REQUIRES, limits=LIMITS)

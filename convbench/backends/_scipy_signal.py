@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from math import log2, prod
 from typing import Any
 
@@ -61,13 +61,14 @@ def conv_by_planes(filter_plane: FilterPlane) -> Callable[[ConvSpec, Array, Arra
 
 
 _CHUNK_BYTES = 64 * 2**20  # of one call over many channels
+_EXAMPLES_BYTES = 2**20  # of one call over many examples: they share nothing but the kernels, so few stay in cache
 
 
 def conv_by_batches(filter_batch: Callable[[Array, Array, str, tuple[int, ...]], Array]) -> Callable[..., Array]:
     """Return a function of whole arrays for SciPy's transforms, which take the channels at once by ``axes=``.
 
     ``filter_batch(x, kernels, mode, axes)`` broadcasts over the leading axes and cross-correlates over ``axes``,
-    so that each channel is transformed once. Outputs are cut into chunks of bounded memory.
+    so that each channel is transformed once. Examples and outputs are cut into chunks of bounded memory.
     """
 
     def conv(spec: ConvSpec, x: Array, w: Array) -> Array:
@@ -80,34 +81,39 @@ def conv_by_batches(filter_batch: Callable[[Array, Array, str, tuple[int, ...]],
         if mode is None:
             x = _padded(spec, x)
         if spec.batch == spec.in_channels == spec.out_channels == 1:  # nothing to sum: SciPy's own result
-            return filter_batch(x, kernels, mode or "valid", axes)
+            return filter_batch(x[0, 0], kernels[0, 0], mode or "valid", axes)[None, None]
         x = x.reshape(spec.batch, spec.groups, 1, channels, *x.shape[2:])
-        kernels = kernels.reshape(spec.groups, outputs, channels, *spec.kernel_size)
+        kernels = kernels.reshape(1, spec.groups, outputs, channels, *spec.kernel_size)
         y = np.empty((spec.batch, spec.groups, outputs, *spec.output_size), x.dtype)
         wanted: tuple[Any, ...] = (...,)
         if mode == "same":  # which would crop the broadcast axes too: take its part of "full"
             mode = "full"
             wanted = (..., *(slice(k // 2, k // 2 + h) for k, h in zip(spec.kernel_size, spec.input_size, strict=True)))
-        groups, at_once = chunk(spec)
-        for n in range(spec.batch):
+        examples, groups, at_once = chunk(spec)
+        for n in range(0, spec.batch, examples):
             for g in range(0, spec.groups, groups):
                 for o in range(0, outputs, at_once):
-                    part = kernels[g : g + groups, o : o + at_once]
-                    products = filter_batch(x[n, g : g + groups], part, mode or "valid", axes)
-                    y[n, g : g + groups, o : o + at_once] = products[wanted].sum(axis=2)
+                    part = kernels[:, g : g + groups, o : o + at_once]
+                    products = filter_batch(x[n : n + examples, g : g + groups], part, mode or "valid", axes)[wanted]
+                    y[n : n + examples, g : g + groups, o : o + at_once] = (
+                        products[:, :, :, 0] if channels == 1 else products.sum(axis=3)
+                    )
         return y.reshape(spec.output_shape)
 
     return conv
 
 
-def chunk(spec: ConvSpec) -> tuple[int, int]:
-    """Return how many groups, and how many outputs of each, one call takes."""
+def chunk(spec: ConvSpec) -> tuple[int, int, int]:
+    """Return how many examples, how many groups, and how many outputs of each, one call takes."""
     channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     image = max(1, prod(transform_sizes(spec)) * spec.itemsize * channels)
     at_once = max(1, min(outputs, _CHUNK_BYTES // image))
-    return (max(1, min(spec.groups, _CHUNK_BYTES // (image * outputs))) if at_once == outputs else 1), at_once
+    groups = max(1, min(spec.groups, _CHUNK_BYTES // (image * outputs))) if at_once == outputs else 1
+    whole = at_once == outputs and groups == spec.groups
+    return (max(1, min(spec.batch, _EXAMPLES_BYTES // (image * outputs * groups))) if whole else 1), groups, at_once
 
 
+@lru_cache(maxsize=256)  # asked in every call
 def scipy_mode(spec: ConvSpec) -> str | None:
     """Return the mode that equals the spec's padding, or None if the input must be padded first."""
     if all(pair == (0, 0) for pair in spec.padding):
@@ -168,13 +174,14 @@ def fft_bound(spec: ConvSpec) -> ErrorBound:
 def batch_flops(spec: ConvSpec, input_points: float, kernel_points: float, output_points: float, bins: float) -> int:
     """Work of one call a chunk: 5/2·T·log₂T a real transform of T points, 6 + 2 FLOPs a product and sum.
 
-    Inputs are transformed once a chunk of outputs, kernels once an example.
+    Inputs are transformed once a chunk of outputs, kernels once a chunk of examples.
     """
     channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    pairs = spec.batch * spec.groups * outputs * channels
-    repeats = -(-outputs // chunk(spec)[1])
-    inputs = spec.batch * spec.in_channels * repeats
-    return round(inputs * input_points + pairs * (kernel_points + output_points + 8 * bins))
+    examples, _, at_once = chunk(spec)
+    inputs = spec.batch * spec.in_channels * -(-outputs // at_once)
+    kernels = spec.groups * outputs * channels
+    transforms = inputs * input_points + kernels * -(-spec.batch // examples) * kernel_points
+    return round(transforms + spec.batch * kernels * (output_points + 8 * bins))
 
 
 def fft_flops(spec: ConvSpec) -> int:
@@ -191,10 +198,10 @@ def fft_workspace(spec: ConvSpec) -> int:
 
 def batch_workspace(spec: ConvSpec, points: int) -> int:
     """Bytes of a call over one chunk whose transforms have ``points`` points a plane."""
-    groups, outputs = chunk(spec)
+    examples, groups, outputs = chunk(spec)
     channels = spec.in_channels // spec.groups
     planes = groups * channels * (2 + 4 * outputs) + groups * outputs
-    return (planes * points + padded_elements(spec)) * spec.itemsize
+    return (examples * planes * points + padded_elements(spec)) * spec.itemsize
 
 
 def _fft_workers(threads: int) -> AbstractContextManager[Any]:

@@ -92,14 +92,16 @@ def as_tensor(array: Array) -> Any:
 
     PyTorch has no read-only tensors, and warns of them; nothing here writes to one.
     """
-    import numpy as np
     import torch
 
-    if any(step < 0 or step % array.itemsize for step in array.strides):
-        array = array.copy()
-    elif not array.flags.writeable:
+    if not array.flags.writeable:
+        import numpy as np
+
         array = np.asarray(Writeable(array))
-    return torch.from_numpy(array)
+    try:
+        return torch.from_numpy(array)
+    except ValueError:  # of strides that are negative, or no multiple of the element's size
+        return torch.from_numpy(array.copy())
 
 
 def as_weights(spec: ConvSpec, w: Array) -> Any:

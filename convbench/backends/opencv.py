@@ -11,7 +11,7 @@ from math import log2, prod
 
 from convbench import bounds
 from convbench.arrays import Array
-from convbench.backends._opencv import BOUNDARIES, LIMITS, anchor, as_image, pad, rival
+from convbench.backends._opencv import BOUNDARIES, LIMITS, anchor, as_image, dft_taps, pad, rival
 from convbench.backends._planes import Frame, conv_by_planes, planes_workspace, prepare_planes
 from convbench.bounds import ErrorBound, gamma
 from convbench.ops import front_doors
@@ -19,14 +19,6 @@ from convbench.spec import DTYPES, ConvSpec
 
 #: Integer images that ``filter2D`` takes.
 _INTEGERS = ("uint8", "uint16", "int16")
-
-
-def _dft_taps(spec: ConvSpec) -> int:
-    """Return from how many taps ``filter2D`` transforms.
-
-    ``dftFilter2D`` in OpenCV's filter.dispatch.cpp; the manual's "11 x 11".
-    """
-    return 130 if spec.dtype == "float32" else 50
 
 
 def _plane_dtype(spec: ConvSpec) -> str:
@@ -49,7 +41,7 @@ def _filter(plane: Array, kernel: tuple[Array, ...], frame: Frame, out: Array) -
 
 
 def _transforms(spec: ConvSpec) -> bool:
-    return prod(spec.kernel_size) >= _dft_taps(spec)
+    return prod(spec.kernel_size) >= dft_taps(spec)
 
 
 def _blocks(spec: ConvSpec) -> list[tuple[int, int, int]]:

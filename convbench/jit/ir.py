@@ -164,7 +164,7 @@ class Code:
 
     def select(self, condition: Value, yes: Value, no: Value) -> Value:
         """Return one of two values; both are worked out."""
-        return self.builder.select(condition, yes, no)
+        return self.builder.select(condition, self.const(yes), self.const(no))
 
     def variable(self, value: Value, name: str = "") -> Variable:
         """Return a variable that starts with a value."""
@@ -218,6 +218,11 @@ class Code:
             with otherwise:
                 no()
 
+    def call(self, address: Value, arguments: Sequence[Value]) -> None:
+        """Call the machine code at an address."""
+        kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+        self.builder.call(self.builder.inttoptr(address, kind.as_pointer()), arguments)
+
     def pause(self) -> None:
         """Tell the CPU that this loop waits for another thread."""
         triple = self.target.triple
@@ -261,12 +266,31 @@ class Code:
         place, mask = self._vector_at(pointer, offset, None), self._mask(count)
         self._masked("store", ir.VoidType(), [vector, place], [mask])
 
-    def prefetch(self, pointer: Value, offset: Value = 0, *, locality: int = 3) -> None:
-        """Ask for a cache line that will be read."""
+    def lanes_between(self, first: Value, last: Value, start: int) -> Value:
+        """Return a mask of a vector's lanes, numbered from ``start`` on: first … last − 1, less than 2³¹."""
+        kind = ir.VectorType(ir.IntType(8 * self.itemsize), self.lanes)
+        numbers = ir.Constant(kind, [start + lane for lane in range(self.lanes)])
+        low, high = (
+            self._spread(end if self.itemsize == 8 else self.builder.trunc(end, ir.IntType(32)), kind)
+            for end in (self.const(first), self.const(last))
+        )
+        builder = self.builder
+        return builder.and_(builder.icmp_signed("<=", low, numbers), builder.icmp_signed("<", numbers, high))
+
+    def load_lanes(self, pointer: Value, offset: Value, mask: Value, otherwise: Value) -> Value:
+        """Read the lanes of a mask; the rest is that of another vector, and no memory is touched there."""
+        return self._masked("load", self.vector, [self._vector_at(pointer, offset, None)], [mask, otherwise])
+
+    def store_lanes(self, vector: Value, pointer: Value, offset: Value, mask: Value) -> None:
+        """Write the lanes of a mask."""
+        self._masked("store", ir.VoidType(), [vector, self._vector_at(pointer, offset, None)], [mask])
+
+    def prefetch(self, pointer: Value, offset: Value = 0, *, locality: int = 3, write: bool = False) -> None:
+        """Ask for a cache line that will be read, or written."""
         place = self.builder.bitcast(self.at(pointer, offset), ir.IntType(8).as_pointer())
         kinds = [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3]
         function = self._declared("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), kinds))
-        self.builder.call(function, [place, *(ir.Constant(ir.IntType(32), value) for value in (0, locality, 1))])
+        self.builder.call(function, [place, *(ir.Constant(ir.IntType(32), value) for value in (int(write), locality, 1))])
 
     def _vector_at(self, pointer: Value, offset: Value, lanes: int | None) -> Value:
         kind = ir.VectorType(self.number, lanes or self.lanes)
@@ -361,18 +385,54 @@ class Code:
         """Return lanes of a (0 …) and of b (from a's number of lanes on)."""
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
 
+    def every(self, vectors: Sequence[Value]) -> Value:
+        """Return of 1, 2, 4, … neighbouring vectors every first, second, fourth, … lane."""
+        vectors, even = list(vectors), range(0, 2 * self.lanes, 2)
+        while len(vectors) > 1:
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [self.shuffle(first, second, list(even)) for first, second in pairs]
+        return vectors[0]
+
     def transpose(self, rows: Sequence[Value]) -> list[Value]:
-        """Return the columns of a square of vectors, in log₂(lanes) steps that each exchange half of two vectors."""
-        lanes = self.lanes
-        if len(rows) != lanes:
-            raise ValueError(f"{len(rows)} rows given, {lanes} make a square")
-        rows, half = list(rows), 1
-        while half < lanes:  # bit `half` of the row's number changes places with that of the lane's
-            low = [lane if not lane & half else lanes + lane - half for lane in range(lanes)]
-            high = [lane + half if not lane & half else lanes + lane for lane in range(lanes)]
-            for first in range(lanes):
-                if not first & half:
-                    a, b = rows[first], rows[first | half]
-                    rows[first], rows[first | half] = self.shuffle(a, b, low), self.shuffle(a, b, high)
-            half *= 2
-        return rows
+        """Return the columns of a square of vectors, in log₂(lanes) steps that each take half of two vectors.
+
+        First the squares within parts of 16 bytes, then whole parts: x86 does each with one instruction that needs no
+        table of lanes in a register.
+        """
+        if len(rows) != self.lanes:
+            raise ValueError(f"{len(rows)} rows given, {self.lanes} make a square")
+        size = 16 // self.itemsize
+        squares = [self._square(rows[first : first + size]) for first in range(0, self.lanes, size)]
+        by_column = [self._exchange_parts(list(vectors), size) for vectors in zip(*squares, strict=True)]
+        return [vectors[part] for part in range(self.lanes // size) for vectors in by_column]
+
+    def _square(self, rows: Sequence[Value]) -> list[Value]:
+        """Turn the squares of 2 or 4 rows, as many as a part has lanes: column j of every part."""
+        halves = (False, True)
+        couples = [rows[first : first + 2] for first in range(0, len(rows), 2)]
+        pairs = [[self._alternated(*couple, 1, upper) for upper in halves] for couple in couples]
+        if len(pairs) == 1:
+            return pairs[0]
+        return [self._alternated(a, b, 2, upper) for a, b in zip(*pairs, strict=True) for upper in halves]
+
+    def _alternated(self, a: Value, b: Value, run: int, upper: bool) -> Value:
+        """Return lanes of a and b in turns of ``run``: of each part the lower half, or the upper one."""
+        size = 16 // self.itemsize
+        lanes: list[int] = []
+        for part in range(upper * size // 2, self.lanes, size):
+            for start in range(part, part + size // 2, run):
+                taken = range(start, start + run)
+                lanes += [*taken, *(self.lanes + lane for lane in taken)]
+        return self.shuffle(a, b, lanes)
+
+    def _exchange_parts(self, vectors: list[Value], size: int) -> list[Value]:
+        """Collect part 0 of all vectors in one, part 1 in the next, and so on."""
+        if len(vectors) == 1:
+            return vectors
+        found: list[list[Value]] = []
+        for odd in range(2):
+            parts = [start + lane for start in range(odd * size, self.lanes, 2 * size) for lane in range(size)]
+            lanes = [*parts, *(self.lanes + lane for lane in parts)]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            found.append(self._exchange_parts([self.shuffle(a, b, lanes) for a, b in pairs], size))
+        return [vector for both in zip(*found, strict=True) for vector in both]

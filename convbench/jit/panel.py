@@ -47,14 +47,17 @@ class Panel:
 
     Parameters
     ----------
-    initial : sequence of vectors, optional
-        What all items start from: zero, or the bias of each output channel.
+    initial : callable, optional
+        ``initial(v, i)``: the vector from which a sum starts; zero without it.
     """
 
-    def __init__(self, code: Code, shape: PanelShape, initial: Sequence[Value] | None = None) -> None:
+    def __init__(self, code: Code, shape: PanelShape, initial: Callable[[int, int], Value] | None = None) -> None:
         self.code, self.shape = code, shape
-        starts = initial or [code.zeros()] * shape.vectors
-        self._sums = [[code.variable(start) for _ in range(shape.items)] for start in starts]
+        zeros = code.zeros()
+        self._sums = [
+            [code.variable(initial(v, i) if initial else zeros) for i in range(shape.items)]
+            for v in range(shape.vectors)
+        ]
 
     def step(self, weights: Sequence[Value], item: Callable[[int], Value]) -> None:
         """Multiply vectors of packed weights by items; ``item(i)`` returns the address of one number."""

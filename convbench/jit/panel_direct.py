@@ -13,21 +13,25 @@
     · [0 1 2 3 4 5 6 7 8 9 … 13] · ·        offset of tap (r, s): r · dilation · pitch + s · dilation
     · · · · · · · · · · · · · · · ·
 
-Nothing but the tile, the stride and the way of writing is built into the machine code: kernel sizes, dilations, images
-and channels are arguments, and 1 or 2 axes are 3 with sizes of 1. Where an image is narrower than a tile, the tile holds
-several of its rows; the last tile, span or band reaches back and computes some pixels twice.
+Nothing but the tile, the stride and the way of writing is built into the machine code: kernel sizes, dilations,
+images and channels are arguments, and 1 or 2 axes are 3 with sizes of 1. Where an image is narrower than a tile, the
+tile holds several of its rows; the last tile, span or band reaches back and computes some pixels twice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 from convbench.jit.compile import Kernel, compiled
 from convbench.jit.ir import Code, Value
 from convbench.jit.panel import Panel, PanelShape
 from convbench.jit.strips import Columns, fill_row, fill_zeros
 from convbench.jit.target import Target
+
+_Operands = tuple[Sequence[Value], Callable[[int], Value]]  # of a step: vectors, and the addresses of items
 
 __all__ = ["ARGUMENTS", "Variant", "kernel"]
 
@@ -40,8 +44,8 @@ ARGUMENTS = (
     *("offsets", "taps", "channels", "outputs"),
     *("groups", "output_depths", "output_rows", "output_columns"),
     *("bands", "band", "spans", "span"),  # rows of a band, columns of a span of it
-    *("parts", "part"),  # blocks of output channels in a part
-    *("depth_taps", "depth_stride", "depth_dilation", "row_stride", "row_step"),
+    *("blocks", "parts", "part", "group_weights"),  # of output channels; blocks in a part; items a group
+    *("depth_taps", "depth_stride", "depth_dilation", "row_stride"),
     *("strip_rows", "pitch", "strip_items"),  # of one thread's strip
 )
 
@@ -66,10 +70,14 @@ class Variant:
         Read the input where it is; else from a strip.
     unit_input : bool
         Columns are neighbours in x.
+    every : int
+        Of how many columns of x one has a place in a strip.
     unit_output : bool
         The pixels of a tile are neighbours in y.
     channels_last : bool
         Channels are neighbours in y.
+    lanes_are_columns : bool
+        The panel's vectors are pixels and its items output channels, not the other way round.
     """
 
     dtype: str
@@ -80,18 +88,33 @@ class Variant:
     pitch: int = 0
     in_place: bool = False
     unit_input: bool = True
+    every: int = 1
     unit_output: bool = True
     channels_last: bool = False
+    lanes_are_columns: bool = False
 
 
 @cache
 def kernel(variant: Variant, target: Target) -> Kernel:
     """Return the compiled kernel."""
-    return compiled(_Direct(variant, target).text(), "panel_direct", target)
+    writer = _LanesAreColumns if variant.lanes_are_columns else _LanesAreOutputs
+    return compiled(writer(variant, target).text(), "panel_direct", target)
 
 
-class _Direct:
-    """Writes one variant."""
+@dataclass(frozen=True)
+class _Places:
+    """Where a job finds its operands: addresses, and items from channel to channel and row to row of the input."""
+
+    source: Value
+    channel: Value
+    row_pitch: Value
+    weights: Value
+    bias: Value
+    y: Value
+
+
+class _Direct(ABC):
+    """Writes one variant; subclasses say what the lanes of the panel are."""
 
     def __init__(self, variant: Variant, target: Target) -> None:
         self.variant = variant
@@ -116,34 +139,16 @@ class _Direct:
             source = code.at(code.pointer("strips"), code.mul(code.thread, arg("strip_items")))
             self._fill_strip(x, source, depth, first_row, first_column)
             channel = code.mul(code.mul(arg("depth_taps"), arg("strip_rows")), arg("pitch"))
-            row_pitch = code.mul(code.div(arg("row_stride"), arg("row_step")), arg("pitch"))
+            row_pitch = code.mul(arg("row_stride"), arg("pitch"))
         y = self._moved(code.pointer("y"), (image, "y_image"), (group, "y_group"), (depth, "y_depth"))
         y = self._moved(y, (first_row, "y_row"), (first_column, "y_column"))
-        weights = code.at(code.pointer("weights"), code.mul(group, code.mul(arg("outputs"), code.mul(arg("channels"), arg("taps")))))
+        weights = code.at(code.pointer("weights"), code.mul(group, arg("group_weights")))
         bias = code.at(code.pointer("bias"), code.mul(group, arg("outputs")))
-        block = v.shape.vectors * code.lanes
-        first = code.mul(code.mul(part, arg("part")), block)
-        last = code.min(code.add(first, code.mul(arg("part"), block)), arg("outputs"))
-        with code.loop(first, last, block) as output:
-            places = (
-                source,
-                code.at(weights, code.mul(output, code.mul(arg("channels"), arg("taps")))),
-                code.at(bias, output),
-                self._moved(y, (output, "y_channel")),
-            )
-            left = code.sub(arg("outputs"), output)
-            tail = code.less(left, block)
-
-            def full(places: tuple[Value, ...] = places) -> None:
-                self._tiles(places, channel, row_pitch, v.shape.vectors, None)
-
-            def partial(places: tuple[Value, ...] = places, left: Value = left) -> None:
-                self._tiles(places, channel, row_pitch, v.tail, left)
-
-            if v.tail:
-                code.choose(tail, partial, full)
-            else:
-                full()
+        first = code.mul(part, arg("part"))
+        with code.loop(first, code.min(code.add(first, arg("part")), arg("blocks"))) as number:
+            terms = code.mul(arg("channels"), arg("taps"))
+            packed = code.at(weights, code.mul(number, code.mul(self.block, terms)))
+            self._block(number, _Places(source, channel, row_pitch, packed, bias, y))
         return code.finish()
 
     def _first_of(self, number: Value, size: Value, extent: Value) -> Value:
@@ -161,23 +166,21 @@ class _Direct:
         """Copy what lies beneath: (channel, tap along the depth, row, column)."""
         code, arg = self.code, self.code.integer
         begin = code.mul(first_column, self.variant.stride)
-        first, last = (
-            code.max(0, code.min(code.sub(arg(name), begin), arg("extent"))) for name in ("first", "last")
-        )
+        first, last = (code.max(0, code.min(code.sub(arg(name), begin), arg("extent"))) for name in ("first", "last"))
         columns = Columns(code.at(code.integers("columns"), begin), first, last, arg("extent"))
-        step = 1 if self.variant.unit_input else arg("x_column")
+        step, every = 1 if self.variant.unit_input else arg("x_column"), self.variant.every
         place = code.variable(strip)
         start = code.mul(first_row, arg("row_stride"))
         with code.loop(0, arg("channels")) as channel, code.loop(0, arg("depth_taps")) as tap:
             at = code.add(code.mul(depth, arg("depth_stride")), code.mul(tap, arg("depth_dilation")))
             plane = code.item(code.integers("depths"), at)
             with code.loop(0, arg("strip_rows")) as number:
-                row = code.item(code.integers("rows"), code.add(start, code.mul(number, arg("row_step"))))
+                row = code.item(code.integers("rows"), code.add(start, number))
                 target = place.get()
                 source = self._moved(x, (channel, "x_channel"), (plane, "x_depth"), (row, "x_row"))
 
                 def samples(source: Value = source, target: Value = target) -> None:
-                    fill_row(code, columns, source, step, target)
+                    fill_row(code, columns, source, step, target, every=every)
 
                 def zeros(target: Value = target) -> None:
                     fill_zeros(code, target, arg("extent"))
@@ -185,53 +188,90 @@ class _Direct:
                 code.choose(code.less(-1, code.min(plane, row)), samples, zeros)
                 place.set(code.at(target, arg("pitch")))
 
-    def _tiles(
-        self, places: tuple[Value, ...], channel: Value, row_pitch: Value, vectors: int, left: Value | None
-    ) -> None:
-        """Compute a block of output channels for all tiles of the band; ``left`` are its outputs if it is not full."""
-        code, v, arg = self.code, self.variant, self.code.integer
-        source, weights, bias, y = places
-        items, width = v.shape.items, v.columns
-        height = items // width
-        columns = arg("span")
-        across = code.div(code.add(columns, width - 1), width)
-        with code.loop(0, arg("band"), height) as row, code.loop(0, across) as number:
-            top = self._first_of(code.div(row, height), height, arg("band"))
-            column = self._first_of(number, width, columns)
-            corner = code.at(source, code.add(code.mul(top, row_pitch), code.mul(column, v.stride)))
-            panel = self._sums(corner, weights, bias, channel, vectors, left)
-            target = self._moved(y, (top, "y_row"), (column, "y_column"))
-            self._write(panel, target, vectors, left)
+    def _write_row(self, row: Value, place: Value, first: int, count: int) -> None:
+        """Write items first … first + count − 1 of one channel."""
+        code, v = self.code, self.variant
+        if v.unit_output:
+            code.store_some(row, place, first, count)
+            return
+        for lane in range(count):
+            i = first + lane
+            at = self._moved(place, (i // v.columns, "y_row"), (i % v.columns, "y_column"))
+            code.put(code.lane(row, lane), at)
+
+    @property
+    @abstractmethod
+    def block(self) -> int:
+        """Output channels of a block."""
+
+    @abstractmethod
+    def _block(self, number: Value, places: _Places) -> None:
+        """Compute a block of output channels for all tiles of the band and span."""
 
     def _sums(
-        self, corner: Value, weights: Value, bias: Value, channel: Value, vectors: int, left: Value | None
+        self, panel: Panel, corner: Value, places: _Places, step: Value, operands: Callable[[Value, Value], _Operands]
     ) -> Panel:
-        """All steps of a tile."""
-        code, v, arg = self.code, self.variant, self.code.integer
-        lanes = code.lanes if left is None else code.sub(left, (vectors - 1) * code.lanes)
-
-        def vector(pointer: Value, number: int) -> Value:
-            if left is None or number < vectors - 1:
-                return code.load(pointer, number * code.lanes)
-            return code.load_some(pointer, number * code.lanes, lanes)
-
-        panel = Panel(code, PanelShape(vectors, v.shape.items), [vector(bias, number) for number in range(vectors)])
-        step = v.shape.vectors * code.lanes if left is None else left
-        position = code.variable(weights)
+        """Do all steps of a tile; ``operands(here, at)`` are those at an address of weights and one of input."""
+        code, arg = self.code, self.code.integer
+        position = code.variable(places.weights)
         with code.loop(0, arg("channels")) as number:
-            base = code.at(corner, code.mul(number, channel))
+            base = code.at(corner, code.mul(number, places.channel))
             with code.loop(0, arg("taps")) as tap:
                 at, here = code.at(base, code.item(code.integers("offsets"), tap)), position.get()
-
-                def item(i: int, at: Value = at) -> Value:
-                    return code.at(at, i // v.columns * v.pitch + i % v.columns * v.stride)
-
-                panel.step([vector(here, number) for number in range(vectors)], item)
+                panel.step(*operands(here, at))
                 position.set(code.at(here, step))
         return panel
 
-    def _write(self, panel: Panel, target: Value, vectors: int, left: Value | None) -> None:
+
+class _LanesAreOutputs(_Direct):
+    """Vectors of packed weights times single pixels."""
+
+    @property
+    def block(self) -> int:
+        return self.variant.shape.vectors * self.code.lanes
+
+    def _block(self, number: Value, places: _Places) -> None:
+        code, v = self.code, self.variant
+        output = code.mul(number, self.block)
+        here = replace(places, bias=code.at(places.bias, output), y=self._moved(places.y, (output, "y_channel")))
+        left = code.sub(code.integer("outputs"), output)
+        if v.tail:
+            some = partial(self._tiles, here, v.tail, left)
+            code.choose(code.less(left, self.block), some, partial(self._tiles, here, v.shape.vectors, None))
+        else:
+            self._tiles(here, v.shape.vectors, None)
+
+    def _tiles(self, places: _Places, vectors: int, left: Value | None) -> None:
+        """Compute all tiles; ``left`` are the block's outputs if it is not full."""
         code, v, arg = self.code, self.variant, self.code.integer
+        width = v.columns
+        height = v.shape.items // width
+        across = code.div(code.add(arg("span"), width - 1), width)
+        with code.loop(0, arg("band"), height) as row, code.loop(0, across) as number:
+            top = self._first_of(code.div(row, height), height, arg("band"))
+            column = self._first_of(number, width, arg("span"))
+            corner = code.at(places.source, code.add(code.mul(top, places.row_pitch), code.mul(column, v.stride)))
+            panel = self._tile(corner, places, vectors, left)
+            self._write(panel, self._moved(places.y, (top, "y_row"), (column, "y_column")), vectors, left)
+
+    def _tile(self, corner: Value, places: _Places, vectors: int, left: Value | None) -> Panel:
+        code, v = self.code, self.variant
+        lanes = code.lanes if left is None else code.sub(left, (vectors - 1) * code.lanes)
+
+        def outputs(pointer: Value) -> list[Value]:
+            found = [code.load(pointer, number * code.lanes) for number in range(vectors - 1)]
+            last = (vectors - 1) * code.lanes
+            return [*found, code.load(pointer, last) if left is None else code.load_some(pointer, last, lanes)]
+
+        def operands(here: Value, at: Value) -> _Operands:
+            return outputs(here), lambda i: code.at(at, i // v.columns * v.pitch + i % v.columns * v.stride)
+
+        bias = outputs(places.bias)
+        panel = Panel(code, PanelShape(vectors, v.shape.items), lambda number, i: bias[number])
+        return self._sums(panel, corner, places, self.block if left is None else left, operands)
+
+    def _write(self, panel: Panel, target: Value, vectors: int, left: Value | None) -> None:
+        code, v = self.code, self.variant
         items, width = v.shape.items, v.columns
         if v.channels_last:
             for i in range(items):
@@ -252,13 +292,38 @@ class _Direct:
                     with code.when(code.less(position, left)):
                         self._write_row(row, place, first, count)
 
-    def _write_row(self, row: Value, place: Value, first: int, count: int) -> None:
-        """Write items first … first + count − 1 of one channel."""
+
+class _LanesAreColumns(_Direct):
+    """Vectors of pixels times single weights: nothing has to be turned, which pays where the sums have few terms.
+
+    The columns of the input beneath a tile must be neighbours.
+    """
+
+    @property
+    def block(self) -> int:
+        return self.variant.shape.items
+
+    def _block(self, number: Value, places: _Places) -> None:
+        code, v, arg = self.code, self.variant, self.code.integer
+        output = self._first_of(number, self.block, arg("outputs"))
+        bias, y = code.at(places.bias, output), self._moved(places.y, (output, "y_channel"))
+        width = v.columns
+        across = code.div(code.add(arg("span"), width - 1), width)
+        with code.loop(0, arg("band")) as row, code.loop(0, across) as tile:
+            column = self._first_of(tile, width, arg("span"))
+            corner = code.at(places.source, code.add(code.mul(row, places.row_pitch), column))
+            panel = Panel(code, v.shape, lambda number, i, bias=bias: code.broadcast(bias, i))
+            self._sums(panel, corner, places, self.block, self._operands)
+            self._write(panel, self._moved(y, (row, "y_row"), (column, "y_column")))
+
+    def _operands(self, here: Value, at: Value) -> _Operands:
         code, v = self.code, self.variant
-        if v.unit_output:
-            code.store_some(row, place, first, count)
-            return
-        for lane in range(count):
-            i = first + lane
-            at = self._moved(place, (i // v.columns, "y_row"), (i % v.columns, "y_column"))
-            code.put(code.lane(row, lane), at)
+        return [code.load(at, number * code.lanes) for number in range(v.shape.vectors)], lambda i: code.at(here, i)
+
+    def _write(self, panel: Panel, target: Value) -> None:
+        code, v = self.code, self.variant
+        for i in range(self.block):
+            place = self._moved(target, (i, "y_channel"))
+            for number in range(v.shape.vectors):
+                first = number * code.lanes
+                self._write_row(panel.vector(number, i), place, first, min(v.columns - first, code.lanes))

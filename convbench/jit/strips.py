@@ -28,22 +28,24 @@ class Sources:
     table : array of int64
         The index of a sample, or −1.
     first, last : int
-        Positions first … last − 1 read neighbours, in order.
+        Positions first … last − 1 read samples in order, each ``step`` after the one before.
+    step : int
     """
 
     table: NDArray[np.int64]
     first: int
     last: int
+    step: int = 1
 
     @property
     def in_place(self) -> bool:
-        """Do all positions read neighbours?"""
+        """Do all positions read samples in order?"""
         return self.first == 0 and self.last == len(self.table)
 
 
 @cache
-def axis_sources(size: int, extent: int, before: int, boundary: str) -> Sources:
-    """Return the table of an axis of ``size`` samples, of which ``extent`` positions are read, ``before`` of padding.
+def axis_sources(size: int, extent: int, before: int, boundary: str, step: int = 1) -> Sources:
+    """Return the table of an axis of ``size`` samples: every ``step``-th of ``extent`` positions, padding ``before``.
 
     >>> axis_sources(3, 5, 1, "zero").table.tolist()
     [-1, 0, 1, 2, -1]
@@ -51,9 +53,10 @@ def axis_sources(size: int, extent: int, before: int, boundary: str) -> Sources:
     table = np.full(extent, -1, np.int64)
     for run in extension_runs(-before, extent - before, size, boundary):
         table[run.start + before : run.stop + before] = run.first + run.step * np.arange(run.stop - run.start)
-    first, last = max(0, before), min(extent, before + size)
+    table = np.ascontiguousarray(table[::step])
     table.setflags(write=False)
-    return Sources(table, first, last) if first < last else Sources(table, 0, 0)
+    first, last = max(0, -(-before // step)), min(len(table), (before + size - 1) // step + 1)
+    return Sources(table, first, last, step) if first < last else Sources(table, 0, 0, step)
 
 
 def spec_sources(spec: ConvSpec) -> list[Sources]:
@@ -76,7 +79,7 @@ class Columns:
     extent: Value
 
 
-def fill_row(code: Code, columns: Columns, row: Value, step: Value, strip: Value) -> None:
+def fill_row(code: Code, columns: Columns, row: Value, step: Value, strip: Value, *, every: int = 1) -> None:
     """Copy a row of input to a strip, margins included.
 
     Parameters
@@ -85,6 +88,8 @@ def fill_row(code: Code, columns: Columns, row: Value, step: Value, strip: Value
         Of the row's sample 0, and of where position 0 goes.
     step : int or integer
         Between neighbours of the row. 1 as a Python integer copies vectors.
+    every : int
+        The step of the columns' sources.
     """
 
     def margin(start: Value, stop: Value) -> None:
@@ -99,21 +104,27 @@ def fill_row(code: Code, columns: Columns, row: Value, step: Value, strip: Value
     margin(columns.last, columns.extent)
     with code.when(code.less(columns.first, columns.last)):
         source = code.at(row, code.mul(code.item(columns.table, columns.first), step))
-        copy(code, source, step, code.at(strip, columns.first), code.sub(columns.last, columns.first))
+        copy(code, source, code.mul(step, every), code.at(strip, columns.first), code.sub(columns.last, columns.first))
 
 
 def copy(code: Code, source: Value, step: Value, target: Value, count: Value) -> None:
-    """Copy ``count`` numbers to neighbours, by vectors where they are neighbours."""
-    if not (isinstance(step, int) and step == 1):
-        with code.loop(0, count) as i:
-            code.put(code.item(source, code.mul(i, step)), target, i)
+    """Copy ``count`` numbers that lie ``step`` apart to neighbours, by vectors for small steps known beforehand."""
+    if step == 1:
+        whole = code.sub(count, code.rem(count, code.lanes))
+        with code.loop(0, whole, code.lanes) as i:
+            code.store(code.load(source, i), target, i)
+        rest = code.sub(count, whole)
+        with code.when(code.less(0, rest)):
+            code.store_some(code.load_some(source, whole, rest), target, whole, rest)
         return
-    whole = code.sub(count, code.rem(count, code.lanes))
-    with code.loop(0, whole, code.lanes) as i:
-        code.store(code.load(source, i), target, i)
-    rest = code.sub(count, whole)
-    with code.when(code.less(0, rest)):
-        code.store_some(code.load_some(source, whole, rest), target, whole, rest)
+    whole = code.const(0)
+    if isinstance(step, int) and step in (2, 4):  # nothing beyond the last sample is read
+        whole = code.sub(count, code.add(code.rem(code.sub(count, 1), code.lanes), 1))
+        with code.loop(0, whole, code.lanes) as i:
+            begin = code.at(source, code.mul(i, step))
+            code.store(code.every([code.load(begin, part * code.lanes) for part in range(step)]), target, i)
+    with code.loop(whole, count) as i:
+        code.put(code.item(source, code.mul(i, step)), target, i)
 
 
 def fill_zeros(code: Code, target: Value, count: Value) -> None:
