@@ -292,15 +292,44 @@ def test_json_is_one_object_with_all_sections() -> None:
     assert found["threads"] == 1
     assert "im2col" in found["backends"]["usable"]
     assert found["limits"]["gemm_flop_per_s"]["float32"] > 0
+    assert found["limits"]["fma_flop_per_s"]["float32"] > 0
+    assert found["kernels"]["target"] in found["kernels"]["targets"]
     assert all(pool["obeys"] for pool in found["pools"] if pool["name"] == "convbench")
     assert len(found["noise"]) == 2
 
 
+def test_the_kernel_generator_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convbench.commands.doctor import _SECTIONS
+
+    monkeypatch.setenv("CONVBENCH_CACHE", str(tmp_path))
+    monkeypatch.delenv("CONVBENCH_JIT_TARGET", raising=False)
+    (tmp_path / "jit").mkdir(mode=0o700)
+    (tmp_path / "jit" / "x.o").write_bytes(b"1234")
+    lines = dict(_SECTIONS["Kernel generator"]({"kernels": doctor._kernels()}))
+    assert lines["target"].startswith(("avx512 (", "avx2 (", "neon (", "generic ("))
+    assert lines["cache"] == f"1 kernels, 4 B, in {tmp_path / 'jit'}"
+    monkeypatch.setenv("CONVBENCH_JIT_TARGET", "generic")
+    assert dict(_SECTIONS["Kernel generator"]({"kernels": doctor._kernels()}))["target"].startswith("generic (")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_a_cache_that_is_not_used_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convbench.commands.doctor import _SECTIONS
+
+    monkeypatch.setenv("CONVBENCH_CACHE", str(tmp_path))
+    (tmp_path / "jit").mkdir()
+    (tmp_path / "jit").chmod(0o777)
+    lines = dict(_SECTIONS["Kernel generator"]({"kernels": doctor._kernels()}))
+    assert "NOT USED, it belongs to another user, or others may write it (chmod go-w)" in lines["cache"]
+
+
 def test_libraries_that_are_missing_are_named() -> None:
-    done = _doctor(without=("threadpoolctl", "scipy", "torch", "cv2", "numba", "jax"))
+    done = _doctor(without=("threadpoolctl", "scipy", "torch", "cv2", "numba", "jax", "llvmlite"))
     assert done.returncode == 0, done.stderr
     assert "pip install threadpoolctl" in done.stdout
     assert "pip install scipy" in done.stdout
+    assert "pip install llvmlite" in done.stdout
+    assert not any(line.startswith(("FMA", "target")) for line in done.stdout.splitlines())
     assert "not installed: needs torch" in done.stdout
     assert "its interval needs SciPy" in done.stdout
     titles = ("Machine", "Clock", "Libraries", "Thread pools", "Settings", "Backends", "Limits", "Noise", "Advice")

@@ -4,51 +4,58 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
 
 from convbench.bench import limits as module
-from convbench.bench.limits import gemm_rate, last_level_bytes, limit_share, measure_limits
+from convbench.bench.limits import attainable_s, last_level_bytes, measure_limits, peak_rate, roof_name
 from convbench.errors import SpecError
 
 LIMITS = {"gemm_flop_per_s": {"float32": 200e9, "float64": 100e9}, "copy_bytes_per_s": 20e9, "threads": 2}
 
 
-def _share(**changes: object) -> float:
-    given = {"time_s": 1e-3, "flops_executed": 1e8, "bytes_min": 1e6, "dtype": "float32", "limits": LIMITS} | changes
-    return limit_share(**given)  # type: ignore[arg-type]
+PEAK = LIMITS | {"fma_flop_per_s": {"float32": 400e9, "float64": 160e9}, "fma_by": "avx512"}
+
+
+def _attainable(**changes: object) -> float:
+    given = {"flops": 1e8, "bytes_min": 1e6, "dtype": "float32", "limits": LIMITS} | changes
+    return attainable_s(**given)  # type: ignore[arg-type]
 
 
 def test_work_bounds_where_it_takes_longer_than_the_bytes() -> None:
-    assert _share() == pytest.approx(0.5)  # 1e8 / 200e9 = 0.5 ms of 1 ms; the bytes would take 0.05 ms
+    assert _attainable() == pytest.approx(0.5e-3)  # 1e8 / 200e9; the bytes would take 0.05 ms
 
 
 def test_bytes_bound_where_they_take_longer_than_the_work() -> None:
-    assert _share(flops_executed=1e6, bytes_min=5e6) == pytest.approx(0.25)
+    assert _attainable(flops=1e6, bytes_min=5e6) == pytest.approx(0.25e-3)
 
 
 def test_double_precision_has_its_own_roof() -> None:
-    assert _share(dtype="float64") == pytest.approx(1.0)
+    assert _attainable(dtype="float64") == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_has_the_roof_of_what_it_is_summed_in(dtype: str) -> None:
-    assert _share(dtype=dtype) == _share(dtype="float32")
+    assert _attainable(dtype=dtype) == _attainable(dtype="float32")
 
 
-def test_a_share_may_exceed_one() -> None:
-    assert _share(time_s=1e-4) == pytest.approx(5.0)
+def test_multiply_adds_are_the_roof_where_they_are_known() -> None:
+    assert _attainable(limits=PEAK) == pytest.approx(0.25e-3)
+    assert _attainable(limits=PEAK, dtype="float64") == pytest.approx(0.625e-3)
+    disturbed = PEAK | {"fma_flop_per_s": {"float32": 150e9, "float64": 160e9}}
+    assert peak_rate("float32", disturbed) == 200e9  # which a product reached
+    assert roof_name(PEAK) == "multiply–adds (avx512)"
+    assert roof_name(LIMITS) == roof_name(None) == "matrix product"
 
 
 @pytest.mark.parametrize(
     "unknown",
     [
-        {"time_s": math.nan},
-        {"time_s": None},
-        {"time_s": 0.0},
-        {"flops_executed": None},
-        {"flops_executed": math.nan},
+        {"flops": None},
+        {"flops": math.nan},
         {"bytes_min": None},
         {"bytes_min": math.nan},
         {"dtype": "int64"},
@@ -57,15 +64,17 @@ def test_a_share_may_exceed_one() -> None:
         {"limits": {}},
         {"limits": {"gemm_flop_per_s": {"float32": None}, "copy_bytes_per_s": 20e9}},
         {"limits": {"gemm_flop_per_s": {"float32": 1e9}, "copy_bytes_per_s": None}},
+        {"limits": {"fma_flop_per_s": {}, "copy_bytes_per_s": 20e9}},
     ],
 )
-def test_what_is_unknown_leaves_the_share_unknown(unknown: dict[str, object]) -> None:
-    assert math.isnan(_share(**unknown))
+def test_what_is_unknown_leaves_the_attainable_time_unknown(unknown: dict[str, object]) -> None:
+    assert math.isnan(_attainable(**unknown))
 
 
-def test_the_rate_of_an_unknown_product_is_unknown() -> None:
-    assert gemm_rate("float16", LIMITS) == 200e9
-    assert math.isnan(gemm_rate("longdouble", LIMITS))
+def test_the_rate_of_an_unknown_dtype_is_unknown() -> None:
+    assert peak_rate("float16", LIMITS) == 200e9
+    assert math.isnan(peak_rate("longdouble", LIMITS))
+    assert math.isnan(peak_rate("longdouble", PEAK))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -76,12 +85,35 @@ def test_limits_are_measured(threads: int, monkeypatch: pytest.MonkeyPatch) -> N
     found = json.loads(json.dumps(measure_limits(threads, 0.01), allow_nan=False))
     assert found["threads"] == threads
     assert found["gemm_flop_per_s"].keys() == found["gemm_median_flop_per_s"].keys() == {"float32", "float64"}
-    for dtype, best in found["gemm_flop_per_s"].items():
-        assert best >= found["gemm_median_flop_per_s"][dtype] > 0
+    assert found["fma_flop_per_s"].keys() == found["fma_median_flop_per_s"].keys() == {"float32", "float64"}
+    for kind in ("gemm", "fma"):
+        for dtype, best in found[f"{kind}_flop_per_s"].items():
+            assert best >= found[f"{kind}_median_flop_per_s"][dtype] > 0
+    assert found["fma_by"] in ("avx512", "avx2", "neon", "generic")
     assert found["copy_bytes_per_s"] >= found["copy_median_bytes_per_s"] > 0
     assert found["copy_array_bytes"] == 2**20
     assert found["copy_beyond_cache"] is True
     assert set(found["blas_threads"].values()) <= {threads}
+
+
+def test_without_the_compiler_the_matrix_product_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_GEMM_SIZES", (64,))
+    monkeypatch.setattr(module, "_LEAST_COPY_BYTES", 2**20)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "llvmlite"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.startswith("convbench.jit.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_WithoutLlvmlite(), *sys.meta_path])
+    found = measure_limits(1, 0.01)
+    assert not any(name.startswith("fma") for name in found)
+    assert peak_rate("float32", found) == found["gemm_flop_per_s"]["float32"]
+    assert roof_name(found) == "matrix product"
+
+
+class _WithoutLlvmlite(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname.partition(".")[0] == "llvmlite":
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 def test_a_copy_really_copies() -> None:

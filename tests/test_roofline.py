@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from convbench.bench.limits import limit_share
+from convbench.bench.limits import attainable_s
 from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, Record, append, to_frame
 from convbench.report import write_report
 from convbench.report.roofline import _Box, _text_box, roofline_figure, save_roofline
 from convbench.report.tables import figures
+from convbench.report.text import human_seconds
 from convbench.spec import ConvSpec
 
 LIMITS = {"gemm_flop_per_s": {"float32": 200e9, "float64": 100e9}, "copy_bytes_per_s": 20e9, "threads": 2}
@@ -55,19 +56,59 @@ def test_the_fastest_of_each_case_is_named_and_all_backends_are_in_the_legend() 
     assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(BACKENDS)
 
 
-def test_the_height_below_the_roof_is_the_share_of_the_limit() -> None:
-    figure = roofline_figure(_table(_records(SWEEP[:1], ["im2col"])), LIMITS)
+PEAK = LIMITS | {"fma_flop_per_s": {"float32": 400e9, "float64": 150e9}, "fma_by": "avx512"}
+
+
+@pytest.mark.parametrize("limits", [LIMITS, PEAK])
+def test_the_height_below_the_roof_is_the_share_of_the_limit(limits: dict[str, Any]) -> None:
+    figure = roofline_figure(_table(_records(SWEEP[:1], ["im2col"])), limits)
     assert figure is not None
     (axis,) = figure.axes
-    point, roof = axis.lines
+    point, *_, roof = axis.lines
     intensity, rate = float(point.get_xdata()[0]), float(point.get_ydata()[0])
     xs, ys = roof.get_xdata(), roof.get_ydata()
     above = min(ys[-1], ys[0] / xs[0] * intensity)
     spec = ConvSpec.parse(SWEEP[0])
-    share = limit_share(
-        time_s=spec.flops / 100e9, flops_executed=spec.flops, bytes_min=spec.bytes_min, dtype="float32", limits=LIMITS
+    least_s = attainable_s(flops=spec.flops, bytes_min=spec.bytes_min, dtype="float32", limits=limits)
+    assert rate / above == pytest.approx(least_s / (spec.flops / 100e9))
+
+
+def test_the_roof_is_the_peak_and_the_product_is_dotted_below_it() -> None:
+    figure = roofline_figure(_table(_records(MIXED)), PEAK)
+    assert figure is not None
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == [
+        "sums in float32\nmultiply–adds 400, product 200 GFLOP/s, copy 20.0 GB/s",
+        "sums in float64\nmultiply–adds 150, product 100 GFLOP/s, copy 20.0 GB/s",
+    ]
+    for axis, peak, product in zip(figure.axes, (400, 150), (200, 100), strict=True):
+        dotted, roof = axis.lines[-2:]
+        assert max(roof.get_ydata()) == peak
+        assert set(dotted.get_ydata()) == {product}
+        assert dotted.get_linestyle() == ":"
+    text = " ".join(text.get_text() for text in figure.texts)
+    assert "multiply–adds (avx512) and copy" in text
+    assert "beats BLAS" not in text
+
+
+def test_the_least_time_of_a_case_is_in_the_overview(tmp_path: Path) -> None:
+    spec = ConvSpec.parse(SWEEP[0])
+    for record in _records(SWEEP[:1]):
+        if record.backend == "fft":
+            record.flops_executed = spec.flops // 4
+        append(tmp_path / RECORDS_FILE, record)
+    (tmp_path / ENVIRONMENT_FILE).write_text(json.dumps({"limits": PEAK}))
+    write_report(tmp_path)
+    least_s = max(spec.flops / 4 / 400e9, spec.bytes_min / 20e9)
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["attainable_s"].to_numpy() == pytest.approx(least_s)
+    assert list(table["limit_share"] * table["time_s"]) == pytest.approx(
+        [least_s if row == "fft" else max(spec.flops / 400e9, spec.bytes_min / 20e9) for row in table["backend"]]
     )
-    assert rate / above == pytest.approx(share)
+    page = (tmp_path / "overview.md").read_text()
+    assert human_seconds(least_s) in page
+    assert "at the rate of multiply–adds (avx512)" in page
+    assert "measured multiply–adds (avx512) or copy" in (tmp_path / "table.md").read_text()
 
 
 def test_each_dtype_has_its_panel_and_what_has_no_limit_is_left_out_and_counted() -> None:

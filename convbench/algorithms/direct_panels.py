@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convbench.algorithms.axes import Axes, Axis, in_items, in_one_row, is_one_row, spec_axes
 from convbench.algorithms.blocking import GroupedBias, ScratchPool, flipped
 from convbench.arrays import Namespace
 from convbench.jit import panel_direct, pool
@@ -17,7 +18,6 @@ from convbench.jit.compile import Kernel
 from convbench.jit.memory import address_of, aligned
 from convbench.jit.panel import PanelShape, panel_shape
 from convbench.jit.panel_direct import Variant
-from convbench.jit.strips import Sources, axis_sources
 from convbench.jit.target import Target, host_target
 from convbench.spec import ConvSpec
 
@@ -30,41 +30,6 @@ _WORKSPACE_SHARE = 0.15  # of the operands, for the strips of all threads
 _JOBS_A_THREAD = 4  # at least, where there is so much to share out
 _TERMS_OF_A_TURN = 20  # summed up in the time that a tile of sums takes to be turned by a quarter and written
 _WORTH_A_JOB = 2**17  # multiply–adds below which nothing is split further
-
-
-@dataclass(frozen=True, eq=False)
-class _Axis:
-    """One spatial axis: sizes, and what its padded positions read."""
-
-    size: int
-    outputs: int
-    taps: int
-    stride: int
-    dilation: int
-    sources: Sources
-
-
-def _axes(spec: ConvSpec) -> tuple[_Axis, _Axis, _Axis]:
-    """Return depth, rows and columns; axes that the spec has not are of size 1."""
-    axes = [_Axis(1, 1, 1, 1, 1, axis_sources(1, 1, 0, "zero"))] * (3 - spec.ndim)
-    for size, p, k, s, d, (before, _) in zip(
-        spec.input_size, spec.output_size, spec.kernel_size, spec.stride, spec.dilation, spec.padding, strict=True
-    ):
-        step = s if k == 1 else 1  # of a single tap only what is read has a place in the table
-        sources = axis_sources(size, (p - 1) * s + (k - 1) * d + 1, before, spec.boundary, step)
-        axes.append(_Axis(size, p, k, s // step, d, sources))
-    depth, rows, columns = axes
-    return depth, rows, columns
-
-
-def _in_one_row(axes: Sequence[_Axis]) -> tuple[_Axis, _Axis, _Axis] | None:
-    """Return all positions as one row, for kernels of one tap that read every sample as it lies."""
-    if any(a.taps > 1 or a.stride > 1 or a.size != a.outputs or not a.sources.in_place for a in axes):
-        return None
-    size = prod(axis.size for axis in axes)
-    one = axis_sources(1, 1, 0, "zero")
-    alone = _Axis(1, 1, 1, 1, 1, one)
-    return alone, alone, _Axis(size, size, 1, 1, 1, axis_sources(size, size, 0, "zero"))
 
 
 @dataclass(frozen=True)
@@ -89,7 +54,7 @@ class _Tile:
     blocks: int
 
     @staticmethod
-    def of(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], target: Target, *, lanes_are_columns: bool) -> _Tile:
+    def of(spec: ConvSpec, axes: Axes, target: Target, *, lanes_are_columns: bool) -> _Tile:
         """Return as many sums as there are registers for, cut to the image, with tiles as equal as they can be."""
         outputs, lanes, full = spec.out_channels // spec.groups, target.lanes(spec.dtype), panel_shape(target)
         _, rows, columns = axes
@@ -120,7 +85,7 @@ class _Tile:
         return 0 if self.lanes_are_columns else -(-(outputs % self.block) // lanes)
 
 
-def _lanes_are_columns(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], target: Target) -> bool:
+def _lanes_are_columns(spec: ConvSpec, axes: Axes, target: Target) -> bool:
     """Tell whether turning the sums would cost more than the columns and outputs that are computed twice."""
     columns = axes[2]
     if columns.stride > 1 or columns.outputs < target.lanes(spec.dtype) or spec.layout == "channels_last":
@@ -138,13 +103,13 @@ def _lanes_are_columns(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], target:
 class _Layout:
     """Axes, and how they are cut."""
 
-    axes: tuple[_Axis, _Axis, _Axis]
+    axes: Axes
     tile: _Tile
     cut: _Cut
 
     @staticmethod
     def of(
-        spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], target: Target, threads: int, *, lanes_are_columns: bool
+        spec: ConvSpec, axes: Axes, target: Target, threads: int, *, lanes_are_columns: bool
     ) -> _Layout:
         """Choose a tile, then bands and spans."""
         tile = _Tile.of(spec, axes, target, lanes_are_columns=lanes_are_columns)
@@ -178,7 +143,7 @@ class _Cut:
     strip_items: int
 
 
-def _cut(spec: ConvSpec, axes: tuple[_Axis, _Axis, _Axis], tile: _Tile, overread: int, threads: int) -> _Cut:
+def _cut(spec: ConvSpec, axes: Axes, tile: _Tile, overread: int, threads: int) -> _Cut:
     """Choose bands as high as their strip may be, and as low as there have to be jobs for all threads."""
     depth, rows, columns = axes
     channels, width, height = spec.in_channels // spec.groups, tile.width, tile.height
@@ -218,8 +183,8 @@ class DirectPanels:
         self._ns, self._spec, self._threads = ns, spec, threads
         self._target = host_target()
         self._outputs = spec.out_channels // spec.groups
-        axes = _axes(spec)
-        row = _in_one_row(axes)
+        axes = spec_axes(spec)
+        row = in_one_row(axes)
         turned = _lanes_are_columns(spec, row or axes, self._target)
         self._split = _Layout.of(spec, axes, self._target, threads, lanes_are_columns=turned)
         self._row = _Layout.of(spec, row, self._target, threads, lanes_are_columns=turned) if row else None
@@ -264,9 +229,9 @@ class DirectPanels:
     def _made_call(self, x_bytes: tuple[int, ...], y_bytes: tuple[int, ...]) -> tuple[Kernel, tuple[int, ...], int]:
         """Return the kernel for arrays of these strides, its arguments after the addresses, and its jobs."""
         spec = self._spec
-        x, y = (_in_items(strides, spec) for strides in (x_bytes, y_bytes))
+        x, y = (in_items(strides, spec) for strides in (x_bytes, y_bytes))
         layout = self._split
-        if self._row and all(_is_one_row(strides, layout.axes) for strides in (x, y)):
+        if self._row and all(is_one_row(strides, layout.axes) for strides in (x, y)):
             layout = self._row
             x, y = ((*strides[:3], 0, 0, strides[5]) for strides in (x, y))
         axes, tile, cut = layout.axes, layout.tile, layout.cut
@@ -309,28 +274,12 @@ class DirectPanels:
         return panel_direct.kernel(variant, self._target), arguments, jobs
 
 
-def _reads_in_place(axes: Sequence[_Axis]) -> bool:
+def _reads_in_place(axes: Sequence[Axis]) -> bool:
     """Samples of several taps, or apart, are better read from a strip, whose channels do not lie pages apart."""
     return all(axis.taps == axis.sources.step == 1 and axis.sources.in_place for axis in axes)
 
 
-def _in_items(strides: tuple[int, ...], spec: ConvSpec) -> tuple[int, ...]:
-    """Return (image, group, channel, depth, row, column) of (N, G, C, *axes) in bytes."""
-    items = [stride // spec.itemsize for stride in strides]
-    return (*items[:3], *(0,) * (3 - spec.ndim), *items[3:])
-
-
-def _is_one_row(strides: tuple[int, ...], axes: Sequence[_Axis]) -> bool:
-    """Tell whether all positions lie one after the other, at equal distances."""
-    distance = strides[5]
-    for axis, stride in zip(reversed(axes), reversed(strides[3:]), strict=True):
-        if axis.size > 1 and stride != distance:
-            return False
-        distance *= axis.size
-    return True
-
-
-def _tap_offsets(axes: Sequence[_Axis], strides: Sequence[int], *, in_strip: bool) -> NDArray[np.int64]:
+def _tap_offsets(axes: Sequence[Axis], strides: Sequence[int], *, in_strip: bool) -> NDArray[np.int64]:
     """Return where each tap reads, from where the first one does; in a strip, taps of the depth are planes."""
     steps = [axis.dilation for axis in axes]
     if in_strip:

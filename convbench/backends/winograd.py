@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convbench import bounds
 from convbench.algorithms.tiling import reach_of
 from convbench.algorithms.winograd_tiles import choose_tiling, growth, why_not_fused
 from convbench.arrays import Namespace
-from convbench.backend import Algorithm, AlgorithmBackend
+from convbench.backend import Algorithm
+from convbench.backends._compiled import CompiledBackend
 from convbench.bounds import ErrorBound
 from convbench.geometry import BOUNDARIES
 from convbench.ops import front_doors
@@ -29,21 +28,7 @@ def _bound(spec: ConvSpec) -> ErrorBound:
     return bounds.winograd(spec, amplified, tiling.size, reach, exact=False, summed=summed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Compiled(AlgorithmBackend):
-    """Says which instruction set it was compiled for."""
-
-    @property
-    def implementation(self) -> str:
-        """The method, the target, and the version of each library behind it."""
-        if self.unavailable():
-            return super().implementation
-        from convbench.jit.target import host_target
-
-        return f"{super().implementation}, {host_target().name}"
-
-
-BACKEND = _Compiled(
+BACKEND = CompiledBackend(
     name="winograd",
     summary="minimal filtering F(m, r), transforms and products fused over blocks of tiles, one generated kernel",
     algorithm=_algorithm,
@@ -57,6 +42,5 @@ BACKEND = _Compiled(
         dilation=False,
         also=why_not_fused,
     ),
-    requires={"llvmlite": "llvmlite"},
 )
 __getattr__ = front_doors("winograd")

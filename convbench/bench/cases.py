@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from convbench.bench.sweeps import expand, quoted, split_tokens, unquoted, witho
 from convbench.errors import SpecError
 from convbench.spec import ConvSpec
 
-__all__ = ["Case", "Suite", "list_suites", "load_suite"]
+__all__ = ["Case", "Suite", "case_filter", "list_suites", "load_suite"]
 
 _DATA_KEYS = ("x", "w", "seed")
 _COUNT_KEY = "count"
@@ -272,3 +274,31 @@ def _read_directive(here: str, text: str) -> tuple[str, str]:
     if key in _SECONDS and not re.fullmatch(r"[1-9][0-9]{0,6}", value):
         raise SpecError(here, text, f"{key} must be a whole number of seconds ≥ 1")
     return key, value
+
+
+def case_filter(pattern: str) -> Callable[[Case], bool]:
+    """Return what keeps a case that has a token for each glob, and none for those after a "!".
+
+    Raises
+    ------
+    SpecError
+        For a quote that is not closed.
+
+    Examples
+    --------
+    >>> keep = case_filter("k3 !f64")
+    >>> keep(Case.parse("i8x8 k3")), keep(Case.parse("i8x8 k3 f64"))
+    (True, False)
+    """
+    try:
+        globs = [unquoted(token) for token in split_tokens(pattern)]
+    except SpecError:
+        raise SpecError("-k", pattern, "has a quote that is not closed") from None
+    wanted = [(glob.removeprefix("!"), not glob.startswith("!")) for glob in globs]
+    return lambda case: all(_has_token(case, glob) is has for glob, has in wanted)
+
+
+def _has_token(case: Case, glob: str) -> bool:
+    tokens = [*str(case.spec).split(), f"x={case.x}", f"w={case.w}", f"seed={case.seed}"]
+    tokens += [f"group={case.group}", f"count={case.weight}"]
+    return any(fnmatchcase(token, glob) for token in tokens)

@@ -44,8 +44,8 @@ from convbench.threads import Pool, parallel, resolve
 __all__ = ["SECTIONS", "clock_stability", "examine", "noise", "peak_flop_per_s"]
 
 #: What :func:`examine` returns, beside ``threads``, ``seconds`` and ``time``.
-SECTIONS = ("machine", "clock", "timer", "libraries", "pools", "settings", "backends", "limits", "gpus", "noise",
-            "missing", "advice")  # fmt: skip
+SECTIONS = ("machine", "clock", "timer", "libraries", "pools", "settings", "backends", "kernels", "limits", "gpus",
+            "noise", "missing", "advice")  # fmt: skip
 
 _DISTURBED = 1.1  # a sample is disturbed if it takes this many times the median
 _ROUNDS = 8
@@ -75,7 +75,7 @@ def examine(threads: int | None = None, seconds: float = 6.0) -> dict[str, Any]:
     Raises
     ------
     SpecError
-        If the number of threads is none.
+        If the number of threads is none, or the environment forces kernels to a target that this CPU has not.
     """
     threads = resolve(threads)
     backends = _backends()
@@ -92,6 +92,7 @@ def examine(threads: int | None = None, seconds: float = 6.0) -> dict[str, Any]:
         "pools": _pools(threads),
         "settings": {"environment": _variables(os.environ), "flushes_subnormals": _flushes_subnormals()},
         "backends": backends,
+        "kernels": _kernels(),
         "gpus": environment["gpus"],
         "missing": _missing(),
     }
@@ -115,6 +116,7 @@ def _backends() -> dict[str, Any]:
 def _missing() -> list[dict[str, str]]:
     """Name the libraries that the examination itself lacks."""
     wanted = {
+        "llvmlite": "the peak rate of multiply–adds between registers",
         "psutil": "load by others, stolen time, frequency, free memory and swap",
         "threadpoolctl": "the thread pools of BLAS and OpenMP, which are then neither set nor verified",
         "scipy": "the interval of the noise figure",
@@ -124,6 +126,28 @@ def _missing() -> list[dict[str, str]]:
         for name, costs in wanted.items()
         if library(name) is None
     ]
+
+
+def _kernels() -> dict[str, Any] | None:
+    """Return what kernels are generated for, and where their machine code is kept; None without the compiler."""
+    if library("llvmlite") is None:
+        return None
+    from convbench.jit.compile import cache_folder, cache_trouble
+    from convbench.jit.target import host_target, targets
+
+    target, folder = host_target(), cache_folder()
+    sizes = [path.stat().st_size for path in folder.glob("*.o")]
+    return {
+        "target": target.name,
+        "targets": list(targets()),
+        "cpu": target.cpu,
+        "vector_bits": 8 * target.vector_bytes,
+        "registers": target.registers,
+        "cache": str(folder),
+        "cache_entries": len(sizes),
+        "cache_bytes": sum(sizes),
+        "cache_trouble": cache_trouble(),
+    }
 
 
 def _machine(environment: Found) -> dict[str, Any]:
@@ -158,7 +182,7 @@ _VARIABLES = {
         ("OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "MKL_CBWR", "BLIS_ARCH_TYPE",
          "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "NUMBA_CPU_NAME", "NUMBA_DISABLE_JIT",
          "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OPENCV_IPP", "OPENCV_CPU_DISABLE",
-         "XLA_FLAGS"),
+         "XLA_FLAGS", "CONVBENCH_JIT_TARGET"),
         "the instructions that are used",
     ),
     **dict.fromkeys(

@@ -1,6 +1,8 @@
-"""What this machine can do at best: the rate of a matrix product and of a copy, both measured, never looked up.
+"""What this machine can do at best: the rate of multiply–adds and of a copy, both measured, never looked up.
 
-They are the two roofs of the roofline model (Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009).
+They are the two roofs of the roofline model (Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009). Multiply–adds
+between registers (:mod:`convbench.jit.peak`) are what no algorithm exceeds; a matrix product, measured beside them, is
+what libraries make of that, and the roof where there is no compiler.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ import numpy as np
 from convbench.bench.environment import cache_bytes, memory_bytes
 from convbench.threads import blas_threads, parallel, pool_sizes, resolve, shares
 
-__all__ = ["ROOFS", "gemm_rate", "last_level_bytes", "limit_share", "measure_limits"]
+__all__ = ["ROOFS", "attainable_s", "last_level_bytes", "measure_limits", "peak_rate", "roof_name"]
 
-#: What sums are formed in → the dtype of the matrix product that bounds its rate.
+#: What sums are formed in → the dtype of the multiply–adds that bound its rate.
 ROOFS = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+
+_MEASURED = ("float32", "float64")
 
 #: Operands from less than 1 MB, in L2 and multiplied between two interruptions, to a hundred, enough for many threads.
 _GEMM_SIZES = (256, 512, 1024, 2048)
@@ -74,7 +78,7 @@ class _Timed:
 
 
 def measure_limits(threads: int, seconds: float = 1.0) -> dict[str, Any]:
-    """Measure the best rates of GEMM and copy that this machine shows just now.
+    """Measure the best rates of multiply–adds, GEMM and copy that this machine shows just now.
 
     The best of many is the limit: what disturbs can only take away. All are measured in turn, several times, so that
     a disturbance falls on all alike; the medians say how far the machine was from being left alone.
@@ -82,7 +86,7 @@ def measure_limits(threads: int, seconds: float = 1.0) -> dict[str, Any]:
     Parameters
     ----------
     threads : int
-        For the products and the copy.
+        For all of them.
     seconds : float
         About how long it takes; a slow machine may take longer for the least number of samples.
 
@@ -95,23 +99,33 @@ def measure_limits(threads: int, seconds: float = 1.0) -> dict[str, Any]:
         share the smallest product. ``copy_bytes_per_s`` and ``copy_median_bytes_per_s``: bytes read and bytes written,
         both counted, of arrays of ``copy_array_bytes``; ``copy_beyond_cache`` says whether the two are at least four
         times all last-level caches (None if their size is not known). ``blas_threads``: pool → its size as verified
-        while BLAS's threads share a product; None without threadpoolctl. ``threads``.
+        while BLAS's threads share a product; None without threadpoolctl. ``threads``. With llvmlite also
+        ``fma_flop_per_s`` and ``fma_median_flop_per_s``: dtype → rate of multiply–adds between registers, by the
+        instructions named by ``fma_by``, such as "avx512".
 
     Raises
     ------
     SpecError
-        If the number of threads is none.
+        If the number of threads is none, or the environment forces kernels to a target that this CPU has not.
     """
     threads = resolve(threads)
     caches = last_level_bytes()
     size = _copy_array_bytes(caches, memory_bytes())
     with blas_threads(threads):
-        products = {dtype: _products(dtype, threads, seconds) for dtype in ("float32", "float64")}
+        products = {dtype: _products(dtype, threads, seconds) for dtype in _MEASURED}
         copy = _Timed(_copy(size, threads), 2 * size)
-        _take_turns([*products["float32"].values(), *products["float64"].values(), copy], seconds)
+        sums, by = _multiply_adds(threads)
+        every = [*(timed for ways in products.values() for timed in ways.values()), *sums.values(), copy]
+        _take_turns(every, seconds)
         pools = pool_sizes()
     best = {dtype: max(timed, key=lambda way: timed[way].best) for dtype, timed in products.items()}
+    peak = {
+        "fma_flop_per_s": {dtype: timed.best for dtype, timed in sums.items()},
+        "fma_median_flop_per_s": {dtype: timed.median for dtype, timed in sums.items()},
+        "fma_by": by,
+    }
     return {
+        **(peak if sums else {}),
         "gemm_flop_per_s": {dtype: products[dtype][way].best for dtype, way in best.items()},
         "gemm_median_flop_per_s": {dtype: products[dtype][way].median for dtype, way in best.items()},
         "gemm_by": best,
@@ -134,6 +148,18 @@ def _take_turns(all_timed: Sequence[_Timed], seconds: float) -> None:
         for timed in all_timed:
             timed.visit(seconds / _VISITS / len(all_timed))
         visits += 1
+
+
+def _multiply_adds(threads: int) -> tuple[dict[str, _Timed], str]:
+    """Return multiply–adds in each dtype, and the instructions that do them; none without llvmlite."""
+    try:
+        from convbench.jit.peak import FmaWork
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "llvmlite":
+            return {}, ""
+        raise
+    work = {dtype: FmaWork(dtype, threads) for dtype in _MEASURED}
+    return {dtype: _Timed(call, call.flops) for dtype, call in work.items()}, work["float32"].target.name
 
 
 def _products(dtype: str, threads: int, seconds: float) -> dict[str, _Timed]:
@@ -215,39 +241,46 @@ def last_level_bytes(cpus: Path = _CPUS) -> int | None:
 # -- judging --------------------------------------------------------------------------------------
 
 
-def gemm_rate(dtype: str, limits: Mapping[str, Any] | None) -> float:
-    """Return the measured FLOP/s of a matrix product whose sums are formed in ``dtype``; NaN if unknown."""
-    rate = ((limits or {}).get("gemm_flop_per_s") or {}).get(ROOFS.get(dtype, dtype))
-    return float(rate) if rate else math.nan
+def peak_rate(dtype: str, limits: Mapping[str, Any] | None) -> float:
+    """Return the most FLOP/s that were measured where sums are formed in ``dtype``; NaN if unknown.
+
+    That of multiply–adds between registers, or of matrix products where those are not known (see :func:`roof_name`), or
+    were disturbed while a product was not: what was reached once is no more than the peak.
+    """
+    known = (((limits or {}).get(f"{kind}_flop_per_s") or {}).get(ROOFS.get(dtype, dtype)) for kind in ("fma", "gemm"))
+    return max((float(rate) for rate in known if rate), default=math.nan)
 
 
-def limit_share(
-    *,
-    time_s: float | None,
-    flops_executed: float | None,
-    bytes_min: float | None,
-    dtype: str,
-    limits: Mapping[str, Any] | None,
+def roof_name(limits: Mapping[str, Any] | None) -> str:
+    """Name what :func:`peak_rate` is the rate of.
+
+    >>> roof_name({"fma_flop_per_s": {"float32": 236e9}, "fma_by": "avx512"}), roof_name({})
+    ('multiply–adds (avx512)', 'matrix product')
+    """
+    known = limits or {}
+    return f"multiply–adds ({known['fma_by']})" if known.get("fma_flop_per_s") else "matrix product"
+
+
+def attainable_s(
+    *, flops: float | None, bytes_min: float | None, dtype: str, limits: Mapping[str, Any] | None
 ) -> float:
-    """Return the fraction of this machine's limit that a call reaches: attainable over measured time.
+    """Return the time that this machine's limits leave for a call: of its work or of its traffic, whichever is longer.
 
-    Attainable is the longer of doing the work at the measured GEMM rate and moving the bytes at the measured copy
-    rate. That is the height of a point in the roofline plot over that of the roof above it.
+    That is the work at :func:`peak_rate`, or the bytes at the measured copy rate. Over the measured time it is the
+    share of the limit that the call reaches, and the height of a point in the roofline plot over that of the roof.
 
-    It is no bound. It exceeds 1 where operands stay in a cache, which is faster than the copy through memory; where
-    a kernel beats BLAS; and where a plan counts more work than it does. It judges the algorithm's own work
-    (``flops_executed``): one that does four times too much at full speed has a share of 1.
+    It is no bound. The share exceeds 1 where operands stay in a cache, which is faster than the copy through memory;
+    where a plan counts more work than it does; and where a kernel beats BLAS, if only matrix products were measured. It
+    judges the algorithm's own work: one that does four times too much at full speed has a share of 1.
 
     Parameters
     ----------
-    time_s : float or None
-        Of one call on the CPU. The limits say nothing of other devices.
-    flops_executed, bytes_min : float or None
-        Work really done; least traffic.
+    flops, bytes_min : float or None
+        Work really done (``flops_executed``); least traffic. On the CPU: the limits say nothing of other devices.
     dtype : str
         What sums are formed in: ``accumulate_dtype`` of a record, not the dtype of its spec. Half precision is summed
         in float32 and narrow integers are summed in float32 or float64, and these bound their rates. Wide integers and
-        complex numbers have no limit here: BLAS has no product of the former, and plans count the latter's work in
+        complex numbers have no limit here: no rate of the former is measured, and plans count the latter's work in
         two ways (a complex multiply–add is 2 operations to those that multiply directly and 8 to those that transform).
     limits : mapping or None
         From :func:`measure_limits`.
@@ -259,14 +292,14 @@ def limit_share(
 
     Examples
     --------
-    >>> limits = {"gemm_flop_per_s": {"float32": 100e9}, "copy_bytes_per_s": 20e9}
-    >>> limit_share(time_s=2.0, flops_executed=100e9, bytes_min=10e9, dtype="float32", limits=limits)
-    0.5
-    >>> limit_share(time_s=2.0, flops_executed=1e9, bytes_min=20e9, dtype="float16", limits=limits)
-    0.5
+    >>> limits = {"fma_flop_per_s": {"float32": 100e9}, "copy_bytes_per_s": 20e9}
+    >>> attainable_s(flops=100e9, bytes_min=10e9, dtype="float32", limits=limits)
+    1.0
+    >>> attainable_s(flops=1e9, bytes_min=40e9, dtype="float16", limits=limits)
+    2.0
     """
     rate = (limits or {}).get("copy_bytes_per_s")
-    if not rate or time_s is None or flops_executed is None or bytes_min is None or not time_s > 0:
+    if not rate or flops is None or bytes_min is None:
         return math.nan
-    work_s, traffic_s = flops_executed / gemm_rate(dtype, limits), bytes_min / rate
-    return math.nan if math.isnan(work_s + traffic_s) else max(work_s, traffic_s) / time_s
+    work_s, traffic_s = flops / peak_rate(dtype, limits), bytes_min / rate
+    return math.nan if math.isnan(work_s + traffic_s) else max(work_s, traffic_s)

@@ -15,6 +15,7 @@ from convbench.commands.listing import list_command
 from convbench.commands.map import map_command
 from convbench.commands.parameters import EXIT_CODES
 from convbench.commands.report import report
+from convbench.commands.rivals import rivals
 from convbench.commands.run import run
 
 __all__ = ["cli"]
@@ -23,7 +24,7 @@ __all__ = ["cli"]
 #: Purpose → its commands, as the help lists them.
 _PURPOSES = {
     "Measure": ("run", "crossover", "map"),
-    "Look at results": ("report", "compare"),
+    "Look at results": ("report", "rivals", "compare"),
     "Ask": ("explain", "list"),
     "Check": ("check", "doctor"),
     "Set up": ("completion",),
@@ -67,5 +68,5 @@ def cli(context: click.Context) -> None:
         print(context.get_help())
 
 
-for command in (run, crossover, map_command, report, compare, check, explain, doctor, list_command, completion):
+for command in (run, crossover, map_command, report, rivals, compare, check, explain, doctor, list_command, completion):
     cli.add_command(command)

@@ -30,9 +30,9 @@ def doctor(seconds: float, threads: int | None, as_json: bool) -> None:
     """Examine this machine: is it fit to measure on?
 
     Prints what it has (CPU, caches, libraries, thread pools, backends), what it does just now (stability of the clock,
-    load by others, time taken by a hypervisor), its limits as measured (rate of a matrix product, bandwidth of a copy),
-    how far apart two equal backends look, and advice. It changes nothing, and its exit code says nothing of what it
-    found.
+    load by others, time taken by a hypervisor), its limits as measured (rates of multiply–adds and of a
+    matrix product, bandwidth of a copy), how far apart two equal backends look, and advice. It changes nothing, and its
+    exit code says nothing of what it found.
     """
     from convbench.bench.doctor import examine
 
@@ -119,6 +119,10 @@ def _meanwhile(meanwhile: Found) -> str:
 def _limits(found: Found) -> Lines:
     limits = found["limits"]
     peak = limits["peak_flop_per_s"]
+    for dtype, best in limits.get("fma_flop_per_s", {}).items():
+        usual = _giga(limits["fma_median_flop_per_s"][dtype])
+        share = f"; {best / peak[dtype]:.0%} of the peak" if peak else ""
+        yield f"FMA {dtype}", f"{_giga(best)} GFLOP/s between registers ({limits['fma_by']}), usually {usual}{share}"
     for dtype, best in limits["gemm_flop_per_s"].items():
         usual, way = _giga(limits["gemm_median_flop_per_s"][dtype]), limits["gemm_by"][dtype]
         share = f"; {best / peak[dtype]:.0%} of the peak" if peak else ""
@@ -169,6 +173,18 @@ def _settings(found: Found) -> Lines:
         yield entry["name"], f"{entry['value']} (changes {entry['changes']})"
 
 
+def _kernels(found: Found) -> Lines:
+    kernels = found["kernels"]
+    if kernels is None:
+        return
+    width = f"vectors of {kernels['vector_bits']} bits, {kernels['registers']} registers"
+    others = [name for name in kernels["targets"] if name != kernels["target"]]
+    yield "target", f"{kernels['target']} ({kernels['cpu']}, {width}); also: {', '.join(others) or 'none'}"
+    kept = f"{kernels['cache_entries']:,} kernels, {human_bytes(kernels['cache_bytes'])}, in {kernels['cache']}"
+    trouble = kernels["cache_trouble"]
+    yield "cache", f"{kept}: NOT USED, {trouble}; every process compiles for itself" if trouble else kept
+
+
 def _backends(found: Found) -> Lines:
     backends = found["backends"]
     yield "usable", ", ".join(backends["usable"]) or "none"
@@ -191,6 +207,7 @@ _SECTIONS = {
     "Thread pools: asked → got": _pools,
     "Settings": _settings,
     "Backends": _backends,
+    "Kernel generator": _kernels,
     "Limits, as measured": _limits,
     "Noise: the same backend under two names": _noise,
 }

@@ -6,16 +6,14 @@ import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from convbench.bench.cases import Case, Suite, load_suite
+from convbench.bench.cases import Case, Suite, case_filter, load_suite
 from convbench.bench.families import only_family
-from convbench.bench.sweeps import split_tokens, unquoted
 from convbench.commands.parameters import (
     BACKEND,
     BASELINE_HELP,
@@ -243,28 +241,12 @@ def _chosen_cases(suites: Sequence[Suite], pattern: str | None) -> list[Case]:
             if (first.group, first.weight) != (case.group, case.weight):
                 rule = f"has another group or count in an earlier suite ({first.group}, {first.weight}); run them apart"
                 raise SpecError(f"suite {suite.name}", str(case), rule)
-    globs = _globs(pattern or "")
-    kept = [case for case in cases if all(_has_token(case, glob) is wanted for glob, wanted in globs)]
+    kept = list(filter(case_filter(pattern or ""), cases))
     if not kept:
         none = f"keeps none of the {len(cases)} cases" if len(cases) > 1 else "does not keep the only case"
         rule = f"{none}; tokens are such as those of '{next(iter(cases))}'"
         raise SpecError("-k", pattern, rule)
     return kept
-
-
-def _globs(pattern: str) -> list[tuple[str, bool]]:
-    """Return each glob of a filter, and whether a case must or must not have it."""
-    try:
-        globs = [unquoted(token) for token in split_tokens(pattern)]
-    except SpecError:
-        raise SpecError("-k", pattern, "has a quote that is not closed") from None
-    return [(glob.removeprefix("!"), not glob.startswith("!")) for glob in globs]
-
-
-def _has_token(case: Case, glob: str) -> bool:
-    tokens = [*str(case.spec).split(), f"x={case.x}", f"w={case.w}", f"seed={case.seed}"]
-    tokens += [f"group={case.group}", f"count={case.weight}"]
-    return any(fnmatchcase(token, glob) for token in tokens)
 
 
 def _announce(screen: Screen, suites: Sequence[Suite], cases: int, names: Sequence[str], options: Options) -> None:

@@ -1,14 +1,18 @@
 """From IR to machine code, kept on disk: a kernel is compiled once a machine, not once a process.
 
-An entry's name is a digest of the IR, the target and LLVM's version; it begins with a digest of its own content, so
-that what was cut off or altered is found out and built anew. Entries are written beside and moved into place:
-processes that compile the same at once each write the same.
+An entry's name is a digest of the IR, the target and LLVM's version, its key; it begins with a digest of key and code,
+so that what was cut off, altered or put under another name is found out and built anew. Entries are written beside and
+moved into place: processes that compile the same at once each write the same.
+
+Who can write an entry can have any code run, and a digest does not hinder them. So entries are believed only where the
+folder and the file are this user's and nobody else may write them; elsewhere every process compiles for itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -18,11 +22,14 @@ from typing import Any
 
 from convbench.jit.target import Target
 
-__all__ = ["Kernel", "cache_folder", "compiled"]
+__all__ = ["Kernel", "cache_folder", "cache_trouble", "compiled"]
 
 _DIGEST = 32
 _lock = Lock()
-_kernels: dict[tuple[str, Target], Kernel] = {}
+_kernels: dict[str, Kernel] = {}
+
+if hasattr(os, "register_at_fork"):  # a child in mid-compilation would find locks that nobody opens, LLVM's among them
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Kernel:
@@ -39,28 +46,47 @@ def cache_folder() -> Path:
     >>> cache_folder().name
     'jit'
     """
-    given = os.environ.get("CONVBENCH_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(given) if given else Path(home) / "convbench") / "jit"
+    given, home = os.environ.get("CONVBENCH_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if given:
+        return Path(given) / "jit"
+    try:
+        return Path(home or Path.home() / ".cache") / "convbench" / "jit"
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir()) / f"convbench-{os.getuid()}" / "jit"
+
+
+def cache_trouble() -> str | None:
+    """Say why nothing is kept in the cache's folder, None if it serves: a folder that is not there yet is made."""
+    folder = cache_folder()
+    try:
+        if not _is_own(folder.stat()):
+            return "it belongs to another user, or others may write it (chmod go-w)"
+    except FileNotFoundError:
+        folder = next((parent for parent in folder.parents if parent.exists()), folder)
+    except OSError as error:
+        return error.strerror
+    return None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written"
 
 
 def compiled(text: str, name: str, target: Target) -> Kernel:
     """Return the kernel that IR stands for, from this process, from disk, or from LLVM."""
     with _lock:  # LLVM's engines are not made for several threads
-        kernel = _kernels.get((text, target))
+        key = _key(text, target)  # not the text, which may be longer than the code
+        kernel = _kernels.get(key)
         if kernel is None:
-            kernel = _kernels[text, target] = _load(_object_code(text, target), name, target)
+            kernel = _kernels[key] = _load(_object_code(text, key, target), name, target)
         return kernel
 
 
-def _object_code(text: str, target: Target) -> bytes:
-    path = cache_folder() / f"{_key(text, target)}.o"
-    found = _read(path)
-    if found is not None:
-        return found
+def _object_code(text: str, key: str, target: Target) -> bytes:
+    path = cache_folder() / f"{key}.o"
+    with suppress(OSError):
+        found = _read(path, key)
+        if found is not None:
+            return found
     code = _compile(text, target)
     with suppress(OSError):  # a folder that cannot be written costs time, not the result
-        _write(path, code)
+        _write(path, key, code)
     return code
 
 
@@ -72,25 +98,41 @@ def _key(text: str, target: Target) -> str:
     return hashlib.sha256("\0".join([*map(str, versions), text]).encode()).hexdigest()
 
 
-def _read(path: Path) -> bytes | None:
-    try:
-        entry = path.read_bytes()
-    except OSError:
+def _read(path: Path, key: str) -> bytes | None:
+    """Return the code of an entry that can be believed, None if there is none."""
+    if not _is_own(path.parent.stat()):
         return None
+    with path.open("rb") as file:
+        if not _is_own(os.fstat(file.fileno())):
+            return None
+        entry = file.read()
     digest, code = entry[:_DIGEST], entry[_DIGEST:]
-    return code if hashlib.sha256(code).digest() == digest else None
+    return code if digest == _digest(key, code) else None
 
 
-def _write(path: Path, code: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
+def _write(path: Path, key: str, code: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_own(path.parent.stat()):
+        return
+    handle, temporary = tempfile.mkstemp(dir=path.parent)  # for this user alone
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(code).digest() + code)
+            file.write(_digest(key, code) + code)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         os.unlink(temporary)
         raise
+
+
+def _digest(key: str, code: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + code).digest()
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Does it belong to this user, and may nobody else write it? On Windows the user's folders are their own."""
+    if not hasattr(os, "geteuid"):
+        return True
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _machine(target: Target, **options: Any) -> Any:

@@ -8,15 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convbench.arrays import address as address_of
+
 __all__ = ["CACHE_LINE", "address_of", "aligned", "item_strides"]
 
 CACHE_LINE = 64  # bytes
-
-
-def address_of(array: NDArray[Any]) -> int:
-    """Return the address of the first item."""
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def item_strides(array: NDArray[Any]) -> tuple[int, ...]:

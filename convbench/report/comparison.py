@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from convbench.bench.frames import Row as Figure
 from convbench.bench.frames import by_case, rows_of
+from convbench.bench.limits import roof_name
 from convbench.bench.record import STATUSES
 from convbench.refusals import human_bytes
 from convbench.report.figures import family_of_table, layout_of_table
@@ -134,11 +135,19 @@ def legend(table: pd.DataFrame, baseline: str) -> dict[str, str]:
         "speed-up": f"the time of {baseline} over this one's{instead * (baseline != usual and of_usual < count)}",
         "pays after": _break_even_legend(table),
         **family_of_table(table).legend,
-        "limit": "share of what this machine can do: of the time that its measured matrix product or copy would need "
-        "for the operations executed and the bytes moved at least, whichever is longer. It exceeds 100 % where "
-        "operands stay in a cache or a kernel beats BLAS; complex numbers and wide integers have none",
+        "limit": _limit_legend(table),
         "workspace": "memory beside operands and result, declared; measured: its peak",
     }
+
+
+def _limit_legend(table: pd.DataFrame) -> str:
+    limits = table.attrs.get("environment", {}).get("limits") or {}
+    beaten = " or a kernel beats BLAS" * (not limits.get("fma_flop_per_s"))
+    return (
+        f"share of what this machine can do: of the time that its measured {roof_name(limits)} or copy would need "
+        "for the operations executed and the bytes moved at least, whichever is longer. It exceeds 100 % where "
+        f"operands stay in a cache{beaten}; complex numbers and wide integers have none"
+    )
 
 
 #: What ``ratio_method`` means; see :class:`convbench.bench.ratios.Ratio`.

@@ -33,12 +33,15 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     -------
     DataFrame
         The columns of :func:`convbench.bench.statistics.summarise` and of
-        :func:`convbench.bench.statistics.standings`, effective_gflop_per_s, executed_gflop_per_s, limit_share (see
-        :func:`convbench.bench.limits.limit_share`), baseline, speedup, speedup_low, speedup_high (paired, 99 %),
+        :func:`convbench.bench.statistics.standings`, effective_gflop_per_s, executed_gflop_per_s, attainable_s (the
+        least of a case's backends, see :func:`convbench.bench.limits.attainable_s`), limit_share (the backend's own
+        over its time), baseline, speedup, speedup_low, speedup_high (paired, 99 %),
         speedup_with_prepare (of the sums of prepare_s and time_s); cases in the suite's order, the fastest backend
         first, by the ratios to it. ``attrs["noise"]`` is :func:`convbench.bench.statistics.noise`,
         ``attrs["environment"]`` that of the records.
     """
+    import pandas as pd
+
     table = statistics.summarise(records)
     table = statistics.ranked(table)
     present = baseline is not None and baseline in set(table["backend"])
@@ -57,7 +60,9 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     for rate, flops in (("effective", "flops_nominal"), ("executed", "flops_executed")):
         table[f"{rate}_gflop_per_s"] = table[flops].astype(float) / table["time_s"].astype(float) / 1e9
     limits = records.attrs.get("environment", {}).get("limits")
-    table["limit_share"] = [_limit_share(row, limits) for row in rows_of(table)]
+    attainable = pd.Series([_attainable_s(row, limits) for row in rows_of(table)], table.index, float)
+    table["limit_share"] = attainable / table["time_s"].astype(float)
+    table["attainable_s"] = attainable.groupby(table["case"]).transform("min")
     order = {case: position for position, case in enumerate(dict.fromkeys(table["case"]))}
     table["position"] = table["case"].map(order)
     table["after"] = table["ratio_method"] != "itself"
@@ -69,19 +74,13 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     return table
 
 
-def _limit_share(row: Row, limits: Mapping[str, Any] | None) -> float:
-    from convbench.bench.limits import limit_share
+def _attainable_s(row: Row, limits: Mapping[str, Any] | None) -> float:
+    from convbench.bench.limits import attainable_s
 
     if not limits or row["status"] != "ok" or missing(row["time_s"]) or row["device"] not in ("cpu", "", None):
         return float("nan")
     dtype = row["dtype"] if missing(row["accumulate_dtype"]) else row["accumulate_dtype"]
-    return limit_share(
-        time_s=row["time_s"],
-        flops_executed=row["flops_executed"],
-        bytes_min=row["bytes_min"],
-        dtype=str(dtype),
-        limits=limits,
-    )
+    return attainable_s(flops=row["flops_executed"], bytes_min=row["bytes_min"], dtype=str(dtype), limits=limits)
 
 
 def usual_baseline(records: pd.DataFrame) -> str:

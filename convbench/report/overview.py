@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from convbench.bench.frames import Row as Figure
 from convbench.bench.frames import by_case, rows_of
+from convbench.bench.limits import roof_name
 from convbench.bench.record import TIME_SPENT
 from convbench.report.comparison import CAVEAT
 from convbench.report.figures import backend_order, layout_of_table
@@ -74,16 +75,16 @@ def overview(table: pd.DataFrame) -> Overview:
     further: list[Section | None] = []
     if backends and layout.varies:
         grids = {
-            _panel_title(layout, name): _sweep_grid(layout, panel, backends, cells, best)
+            _panel_title(layout, name): _sweep_grid(layout, panel, backends, cells, best, _attainable_s(table))
             for name, panel in layout.panels.items()
         }
     elif backends:
-        matrix = _case_grid(layout, backends, cells, best)
+        matrix = _case_grid(layout, backends, cells, best, _attainable_s(table))
         fits = max(map(len, matrix.plain())) <= MATRIX_WIDTH
         grids = {"": matrix if fits else _leaders_grid(layout, table, best)}
         further = [] if fits else [Section("All times", matrix, wide=True)]
     further = [totals_section(table), means_section(table), *further]
-    notes = [*_words(table, backends), *_absent(table, backends), *_remarks(table)]
+    notes = [*_words(table, backends), *_absent(table, backends), *_attainable_note(table), *_remarks(table)]
     return Overview(grids, notes, [section for section in further if section])
 
 
@@ -94,35 +95,43 @@ def _panel_title(layout: Layout, name: str) -> str:
 
 Cells = Mapping[tuple[str, str], Figure]
 Best = Mapping[str, set[str]]
+Least = Mapping[str, float]  # case → the time that the machine's limits leave; empty where they are not known
 
 
-def _sweep_grid(layout: Layout, panel: Mapping[int, str], backends: Sequence[str], cells: Cells, best: Best) -> Grid:
+def _sweep_grid(
+    layout: Layout, panel: Mapping[int, str], backends: Sequence[str], cells: Cells, best: Best, least: Least
+) -> Grid:
     grid = Grid([Column(f"{layout.symbol} =", right=False), *(Column(str(value)) for value in panel)], gap=1)
     for backend in backends:
         texts = [_cell(cells.get((case, backend))) for case in panel.values()]
         marked = frozenset(i for i, case in enumerate(panel.values(), 1) if backend in best[case])
         grid.rows.append(Row((backend, *texts), marked=marked))
+    if least:
+        grid.rows.append(Row(("attainable", *(human_seconds(least.get(case)) for case in panel.values())), style="dim"))
     return grid
 
 
-def _case_grid(layout: Layout, backends: Sequence[str], cells: Cells, best: Best) -> Grid:
-    grid = Grid([Column("case", right=False), *(Column(name) for name in backends)])
+def _case_grid(layout: Layout, backends: Sequence[str], cells: Cells, best: Best, least: Least) -> Grid:
+    columns = [*backends, *["attainable"] * bool(least)]
+    grid = Grid([Column("case", right=False), *map(Column, columns)])
     for case, label in layout.labels.items():
         texts = [_cell(cells.get((case, name))) for name in backends]
         marked = frozenset(i for i, name in enumerate(backends, 1) if name in best[case])
+        texts += [human_seconds(least.get(case))] * bool(least)
         grid.rows.append(Row((label, *texts), marked=marked))
     return grid
 
 
 def _leaders_grid(layout: Layout, table: pd.DataFrame, best: Best) -> Grid:
     """Return a row a case: its fastest backends, the others' times as multiples of the first one's."""
-    counted = bool((table["weight"] > 1).any())
+    counted, least = bool((table["weight"] > 1).any()), _attainable_s(table)
     grid = Grid(
         [
             Column("case", right=False),
             *[Column("count", drop=3)] * counted,
             Column("fastest", right=False),
             Column("time"),
+            *[Column("attainable", drop=5)] * bool(least),
             Column("second", right=False, drop=1),
             Column("third", right=False, drop=2),
             Column("timed", drop=4),
@@ -134,21 +143,40 @@ def _leaders_grid(layout: Layout, table: pd.DataFrame, best: Best) -> Grid:
             group = rows[0]["group"]
             grid.rows.append(Row(title=group or "other cases"))
         count = (f"×{rows[0]['weight']}" if rows[0]["weight"] > 1 else "",) * counted
-        grid.rows.append(_leaders_row((layout.labels[case], *count), rows, best[case]))
+        attainable = (human_seconds(least.get(case)),) * bool(least)
+        grid.rows.append(_leaders_row((layout.labels[case], *count), attainable, rows, best[case]))
     return grid
 
 
-def _leaders_row(head: tuple[str, ...], rows: Sequence[Figure], best: set[str]) -> Row:
+def _leaders_row(head: tuple[str, ...], attainable: tuple[str, ...], rows: Sequence[Figure], best: set[str]) -> Row:
     timed = [row for row in rows if row["status"] == "ok" and not missing(row["time_s"])]
     if not timed:
         return Row(head, sentence="no backend has a time")
     first, *others = timed  # the fastest first
     ratios = [f"{row['backend']} {human_times(row['ratio_to_best'])}" for row in others[:2]]
     ratios += [""] * (2 - len(ratios))
-    cells = (*head, first["backend"], human_seconds(first["time_s"]), *ratios, f"{len(timed)} of {len(rows)}")
-    places = (len(head), *range(len(head) + 2, len(head) + 4))
+    fastest = first["backend"], human_seconds(first["time_s"])
+    cells = (*head, *fastest, *attainable, *ratios, f"{len(timed)} of {len(rows)}")
+    second = len(head) + 2 + len(attainable)
+    places = (len(head), second, second + 1)
     marked = frozenset(place for place, row in zip(places, timed, strict=False) if row["backend"] in best)
     return Row(cells, marked=marked)
+
+
+def _attainable_s(table: pd.DataFrame) -> Least:
+    known = table[table["attainable_s"].notna()]
+    return dict(zip(known["case"], known["attainable_s"], strict=True))
+
+
+def _attainable_note(table: pd.DataFrame) -> list[str]:
+    """Say what "attainable" means, if it is there."""
+    if not _attainable_s(table):
+        return []
+    roof = roof_name(table.attrs["environment"]["limits"])
+    return [
+        f"attainable: the least operations that a backend of the case executes, at the rate of {roof}, or operands and "
+        "result at that of a copy, whichever takes longer; less is possible where operands stay in a cache"
+    ]
 
 
 def _cell(row: Figure | None) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from convbench.bench.limits import ROOFS, gemm_rate
+from convbench.bench.limits import ROOFS, peak_rate, roof_name
 from convbench.report import drawing
 from convbench.report.layout import Layout, data_title
 from convbench.report.plots import drawable_times, styles
@@ -82,8 +82,12 @@ def roofline_figure(table: pd.DataFrame, limits: Mapping[str, Any] | None) -> Fi
     copy = float(limits["copy_bytes_per_s"])
     left, right = _frame(axes[0], points, copy)
     for axis, panel in zip(axes, panels, strict=True):
-        xs = [left, gemm_rate(panel.roof, limits) / copy, right]
-        ys = [min(gemm_rate(panel.roof, limits), x * copy) / 1e9 for x in xs]
+        peak = peak_rate(panel.roof, limits)
+        xs = [left, peak / copy, right]
+        ys = [min(peak, x * copy) / 1e9 for x in xs]
+        product = _rate("gemm", panel.roof, limits)
+        if product < peak:
+            axis.plot([product / copy, right], [product / 1e9] * 2, color="#000000", linewidth=0.8, linestyle=":")
         axis.plot(xs, ys, color="#000000", linewidth=1.5, zorder=1.5, solid_capstyle="butt")
         axis.set_title(_panel_title(panel, limits), fontsize=9)
         drawing.log_ticks(axis.xaxis, drawing.count_tick)
@@ -130,7 +134,7 @@ def _points(timed: pd.DataFrame, limits: Mapping[str, Any]) -> pd.DataFrame:
     work, moved = timed["flops_executed"].astype(float), timed["bytes_min"].astype(float)
     points = timed.assign(
         roof=roofs,
-        limit=[gemm_rate(roof, limits) for roof in roofs],
+        limit=[peak_rate(roof, limits) for roof in roofs],
         intensity=work / moved,
         rate=work / timed["time_s"] / 1e9,
         rate_low=work / timed["high_s"] / 1e9,
@@ -171,21 +175,29 @@ def _frame(axis: Axes, points: pd.DataFrame, copy_bytes_per_s: float) -> tuple[f
 
 
 def _panel_title(panel: _Panel, limits: Mapping[str, Any]) -> str:
-    rates = (gemm_rate(panel.roof, limits), limits["copy_bytes_per_s"])
-    product, copy = (human_number(rate / 1e9) for rate in rates)
-    lines = [data_title(panel.title), f"sums in {panel.roof}", f"product {product} GFLOP/s, copy {copy} GB/s"]
+    peak, product = (_rate(kind, panel.roof, limits) for kind in ("fma", "gemm"))
+    rates = {name: rate for name, rate in (("multiply–adds", peak), ("product", product)) if not missing(rate)}
+    work = ", ".join(f"{name} {human_number(rate / 1e9)}" for name, rate in rates.items())
+    copy = f"copy {human_number(limits['copy_bytes_per_s'] / 1e9)} GB/s"
+    lines = [data_title(panel.title), f"sums in {panel.roof}", f"{work} GFLOP/s, {copy}"]
     return "\n".join([", ".join(filter(None, lines[:2])), lines[2]])
+
+
+def _rate(kind: str, roof: str, limits: Mapping[str, Any]) -> float:
+    return float((limits.get(f"{kind}_flop_per_s") or {}).get(roof) or math.nan)
 
 
 def _notes(layout: Layout, limits: Mapping[str, Any], left_out: int) -> list[str]:
     threads = limits.get("threads")
     counted = f" with {threads} thread{'s' * (threads != 1)}" if threads else ""
+    with_peak = bool(limits.get("fma_flop_per_s"))
+    above = "operands stay in a cache" + ", or a kernel beats BLAS" * (not with_peak)
     notes = [
         layout.common,
         "intensity: operations executed / bytes moved at least; outlined and named: the fastest of each case; "
         "bar: 95 % interval",
-        f"roofs: the best matrix product and copy measured{counted}; above one: operands stay in a cache, or a kernel "
-        "beats BLAS",
+        f"roofs: {roof_name(limits)} and copy, the best measured{counted}; above one: {above}"
+        + "; dotted: the best matrix product" * with_peak,
     ]
     notes += textwrap.wrap(disturbance(limits), _NOTE_CHARACTERS)
     if left_out:

@@ -1,0 +1,56 @@
+"""``convbench rivals``: the best of convbench against the best of everybody else, case by case."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from convbench.bench.cases import Case, case_filter
+from convbench.bench.frames import Row
+from convbench.commands.parameters import EXIT_CODES, FOLDER
+from convbench.errors import SpecError
+from convbench.report.screen import Screen
+
+__all__ = ["rivals"]
+
+_EXAMPLES = """\b
+Examples:
+  convbench rivals results/reference-cnn-layers --against 'torch*'
+  convbench rivals results/reference-image-filter -k 'w=gaussian' --format markdown"""
+
+
+@click.command(epilog=f"{_EXAMPLES}\n\n{EXIT_CODES}")
+@click.argument("folder", metavar="RUN", type=FOLDER)
+@click.option("--own", metavar="GLOBS", default="*", help="Which of convbench's backends may stand for it.")
+@click.option("--against", metavar="GLOBS", default="*", help="Which rivals it is compared with.")
+@click.option("-k", "pattern", metavar="FILTER", help="Only cases that have a token for each glob, as in 'run'.")
+@click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text", show_default=True)
+def rivals(folder: Path, own: str, against: str, pattern: str | None, form: str) -> None:
+    """Compare the fastest own backend of each case with the fastest rival.
+
+    RUN is a run's folder under results/. The last line is the geometric mean over all cases, each as often as it
+    occurs, and the worst case.
+    """
+    from convbench.bench.record import load_results
+    from convbench.bench.rivals import duels
+    from convbench.report.figures import figures
+    from convbench.report.rivals import LEGEND, conclusion, grid
+
+    wanted = case_filter(pattern or "")
+
+    def keep(row: Row) -> bool:
+        return wanted(replace(Case.parse(str(row["case"])), group=row["group"], weight=row["weight"]))
+
+    try:
+        found = duels(figures(load_results(folder), None), own, against, keep)
+    except SpecError as error:
+        raise SpecError("RUN", str(folder), error.rule) from None
+    if form == "markdown":
+        print("\n\n".join((grid(found).markdown(), conclusion(found) + ".", LEGEND + ".")))
+        return
+    screen = Screen()
+    screen.grid(grid(found))
+    screen.say(LEGEND, "dim")
+    screen.say(conclusion(found), "bold")
