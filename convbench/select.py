@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convbench import refusals
 from convbench.backend import Backend
 from convbench.errors import MissingDependency, SpecError, UnsupportedSpec, one_line
+from convbench.refusals import FLOATS
 from convbench.registry import all_backends, get_backend, refusal_of
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["AUTO_ORDER", "choose", "explain", "preferred"]
 
 #: Own backends that take any weights, the most generally fast first; then SciPy's. :func:`preferred` comes before them.
-AUTO_ORDER = ("im2col", "direct-numpy", "fft", "scipy-direct", "scipy-fft")
+AUTO_ORDER = ("direct", "im2col", "direct-numpy", "fft", "scipy-direct", "scipy-fft")
 
 #: Of operands and result: beyond it :func:`explain` plans nothing.
 MEMORY_LIMIT_BYTES = 2 * 2**30
@@ -53,13 +54,36 @@ def preferred(spec: ConvSpec) -> tuple[str, ...]:
     """Return which backends are clearly better for ``spec`` than the first of :data:`AUTO_ORDER`, if any are.
 
     >>> [preferred(ConvSpec.parse(line)) for line in ("i1024x1024 k3", "i1024x1024 k101", "c64 o64 i56x56 k3 p1")]
-    [(), ('fft-pocketfft', 'fft'), ()]
+    [(), ('fft-tiled',), ('winograd',)]
     """
-    if spec.tile is None and _transforms_pay(spec):
-        return "fft-pocketfft", "fft"  # FFTW is hardly faster, and plans for a second what takes 10 ms
-    if spec.op == "input_grad" and spec.in_channels == spec.out_channels == spec.groups and spec.macs > 10**5:
-        return ("direct-numpy",)  # with a channel alone there is little to multiply, and much to add up
-    return ()
+    if spec.tile is not None:
+        return ()
+    if spec.dtype not in FLOATS or spec.ndim > 2:
+        return ("fft-pocketfft", "fft") if _transforms_pay(spec) else ()  # FFTW plans for a second what takes 10 ms
+    if spec.op == "weight_grad" or set(spec.stride) | set(spec.dilation) != {1}:
+        return ()
+    if _tiles_pay(spec):
+        return ("fft-tiled",)
+    return ("winograd",) if _winograd_pays(spec) else ()
+
+
+def _tiles_pay(spec: ConvSpec) -> bool:
+    """Tell whether tiles of FFTs should beat sums in registers: many taps, and outputs enough to fill tiles.
+
+    Measured, one thread of an AVX-512 machine, float32: level at 15×15 for one channel, 7×7 for many, 129 along one
+    axis.
+    """
+    dense = min(spec.in_channels, spec.out_channels) // spec.groups >= 8
+    fewest = 129 if spec.ndim == 1 else 49 if dense else 256
+    fills = all(p >= k for p, k in zip(spec.output_size, spec.kernel_size, strict=True))
+    return prod(spec.kernel_size) >= fewest and fills
+
+
+def _winograd_pays(spec: ConvSpec) -> bool:
+    """Tell whether there are channels enough for transforms to be cheap, and taps enough to save; see FINDINGS.md."""
+    channels = min(spec.in_channels, spec.out_channels) // spec.groups
+    most = max(spec.kernel_size)
+    return spec.ndim == 2 and channels >= 16 and 3 <= most <= 5 and min(spec.kernel_size) > 1
 
 
 def _transforms_pay(spec: ConvSpec) -> bool:

@@ -8,10 +8,15 @@ in the place of the samples.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from math import log2, prod
+from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 from convbench.spec import DTYPES
@@ -35,6 +40,7 @@ _THREADED_POINTS = 2**15  # below, handing work to a second thread costs more th
 _PARTS_PER_THREAD = 2  # so that a thread whose core is shared with others holds nobody up
 _PLANNING_S_PER_POINT = 1e-6  # FFTW measures rival plans for at most so long: a megapixel needs 0.3 to 1 s,
 _PLANNING_LIMITS_S = 0.005, 1.0  # small ones gain nothing worth more, and large ones would take minutes
+_WORTH_KEEPING_S = 0.02  # planning for longer than that is not done again by the next process
 
 
 @dataclass
@@ -138,8 +144,10 @@ def _smooth_size(n: int, primes: Sequence[int]) -> int:
 
 @cache
 def fftw_transforms() -> Transforms:
-    """Return FFTW through pyFFTW: measured plans (time-limited) on SIMD-aligned buffers."""
+    """Return FFTW through pyFFTW: measured plans (time-limited, and kept on disk) on SIMD-aligned buffers."""
     import pyfftw
+
+    _recall_wisdom()
 
     def pair(
         batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int, *, batch_last: bool = False
@@ -150,12 +158,14 @@ def fftw_transforms() -> Transforms:
         if 0 in batch:
             return TransformPair(samples, spectrum, lambda: None, lambda: None)
         if batch_last:
-            there, back = _fftw_plans(samples.reshape(*sizes, -1), spectrum.reshape(*kept[: len(sizes)], -1), axes)
+            with _wisdom_kept():
+                there, back = _fftw_plans(samples.reshape(*sizes, -1), spectrum.reshape(*kept[: len(sizes)], -1), axes)
             return TransformPair(samples, spectrum, there.execute, back.execute)
         flat = samples.reshape(-1, *sizes), spectrum.reshape(-1, *spectrum.shape[len(batch) :])
         if samples.size < _THREADED_POINTS:
             threads = 1
-        stages = [list(stage) for stage in _fftw_stages(*flat, threads)]
+        with _wisdom_kept():
+            stages = [list(stage) for stage in _fftw_stages(*flat, threads)]
 
         def run(direction: int) -> None:
             for stage in stages if direction == 0 else reversed(stages):
@@ -199,6 +209,41 @@ def _fftw_plans(source: Any, target: Any, axes: tuple[int, ...]) -> tuple[Any, A
     flags = ("FFTW_MEASURE", "FFTW_DESTROY_INPUT")
     forward = FFTW(source, target, axes, "FFTW_FORWARD", flags, 1, limit)
     return forward, FFTW(target, source, axes, "FFTW_BACKWARD", flags, 1, limit, normalise_idft=False)
+
+
+def _wisdom_file() -> Path:
+    from convbench.jit.compile import cache_folder
+
+    return cache_folder().parent / "fftw-wisdom"
+
+
+def _recall_wisdom() -> None:
+    """Take what other processes have measured; FFTW refuses what is damaged or of another version."""
+    import pyfftw
+
+    with suppress(OSError):
+        wisdom = _wisdom_file().read_bytes().split(b"\0")
+        if len(wisdom) == len(pyfftw.export_wisdom()):
+            pyfftw.import_wisdom(tuple(wisdom))
+
+
+@contextmanager
+def _wisdom_kept() -> Iterator[None]:
+    """Write down what planning within the block has found, if it took long; others may do so at the same time."""
+    import pyfftw
+
+    start = perf_counter()
+    yield
+    if perf_counter() - start < _WORTH_KEEPING_S:
+        return
+    _recall_wisdom()
+    file = _wisdom_file()
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(handle, "wb") as target:
+            target.write(b"\0".join(pyfftw.export_wisdom()))
+        os.replace(temporary, file)
 
 
 def _parts(extent: int, threads: int) -> list[slice]:

@@ -14,7 +14,7 @@ from convbench.backend import second_operand
 from convbench.registry import get_backend
 from convbench.spec import ConvSpec
 
-MODELS = ("matrix-dense", "matrix-sparse", "fft", "fft-tiled")
+MODELS = ("matrix-dense", "matrix-sparse", "fft", "fft-tiled", "fft-tiled-numpy")
 
 
 @pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])

@@ -109,8 +109,19 @@ def test_the_core_works_with_every_optional_library_missing() -> None:
 @pytest.mark.parametrize(
     ("library", "backends"),
     [
-        ("pyfftw", ("fft", "fft-tiled")),
-        ("scipy", ("fft-pocketfft", "matrix-sparse", "scipy-direct", "scipy-fft", "scipy-ndimage", "scipy-oa")),
+        ("pyfftw", ("fft", "fft-tiled-numpy")),
+        (
+            "scipy",
+            (
+                "fft-pocketfft",
+                "matrix-sparse",
+                "scipy-direct",
+                "scipy-fft",
+                "scipy-ndimage",
+                "scipy-ndimage-sep",
+                "scipy-oa",
+            ),
+        ),
     ],
 )
 def test_a_missing_library_costs_its_backends_only(library: str, backends: tuple[str, ...]) -> None:

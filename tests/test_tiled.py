@@ -6,6 +6,7 @@ import warnings
 from fractions import Fraction
 from itertools import product
 from math import prod
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convbench import AlgorithmBackend, ConvSpec, get_backend, oracle
+from convbench import transforms as transforms_module
 from convbench.algorithms import fft_tiled, winograd
 from convbench.algorithms import tiling as tiling_module
 from convbench.algorithms.tiling import Tiling, cheapest_tiling, does_itself, lowered_taps, reach_of
@@ -151,7 +153,7 @@ def test_weight_gradient_of_minimal_filtering_is_exact_in_fractions(outputs: int
 @pytest.mark.parametrize(
     "line", ["n3 c5 o4 i40x37 k3 p1 g1 f32", "c4 o2 i90 k5 s2 p2 g2 complex64", "n2 i70x50 k5 f32"]
 )
-@pytest.mark.parametrize("name", ["fft-tiled", "winograd-numpy"])
+@pytest.mark.parametrize("name", ["fft-tiled-numpy", "winograd-numpy"])
 def test_threads_sum_a_weight_gradient_in_a_fixed_order(name: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with a sum of its own, or sharing the frequencies of one: right, and the same bits every time."""
     backend = get_backend(name)
@@ -172,7 +174,7 @@ def test_threads_sum_a_weight_gradient_in_a_fixed_order(name: str, line: str, mo
             assert truth.judge(found[0], backend.error_bound(spec)).ok
 
 
-@pytest.mark.parametrize("name", ["fft", "fft-pocketfft", "fft-tiled", "winograd-numpy"])
+@pytest.mark.parametrize("name", ["fft", "fft-pocketfft", "fft-tiled", "fft-tiled-numpy", "winograd-numpy"])
 @pytest.mark.parametrize("line", ["n4 c8 o8 i64x64 k5 psame f32", "n2 c6 o4 i40x60 k5 s2 p2 g2 complex64"])
 @pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
 def test_gradients_take_the_memory_that_they_declare(name: str, line: str, op: str) -> None:
@@ -192,7 +194,7 @@ def test_tiled_weight_gradient_costs_what_the_forward_operation_does() -> None:
     for line in ("n8 c16 o16 i64x64 k9 psame f32", "i1000000 k1025 psame f32", "n4 c16 o32 i64x64 k5 s2 p2 f32"):
         spec = ConvSpec.parse(line)
         forward, gradient = (
-            get_backend("fft-tiled").plan(spec.replace(op=op), threads=1) for op in ("forward", "weight_grad")
+            get_backend("fft-tiled-numpy").plan(spec.replace(op=op), threads=1) for op in ("forward", "weight_grad")
         )
         assert gradient.flops <= 1.1 * forward.flops
 
@@ -242,11 +244,11 @@ def test_an_error_stays_in_its_tile() -> None:
     reach, *_ = reach_of(spec, fft_tiled.choose_tiling(spec)) or ()
     quiet = slice(2000 + reach, None)
     errors = {}
-    for name in ("fft", "fft-tiled"):
+    for name in ("fft", "fft-tiled-numpy"):
         plan = get_backend(name).plan(spec, threads=1)
         y = plan(x, plan.prepare(w))
         errors[name] = float(np.abs(y - truth.y)[..., quiet].max() / np.abs(truth.y[..., quiet]).max())
-    assert errors["fft-tiled"] < 1e-6
+    assert errors["fft-tiled-numpy"] < 1e-6
     assert errors["fft"] > 1e-3
 
 
@@ -283,7 +285,8 @@ def test_lanes_without_a_tile_do_not_grow(threads: int) -> None:
 def test_tiles_are_longer_than_any_kernel(line: str) -> None:
     spec = ConvSpec.parse(line + " f32")
     assert min(fft_tiled.choose_tiling(spec).outputs) > 0
-    assert get_backend("fft-tiled").error_bound(spec).normwise > 0
+    for name in ("fft-tiled", "fft-tiled-numpy"):
+        assert get_backend(name).error_bound(spec).normwise > 0
 
 
 def test_winograd_multiplies_less() -> None:
@@ -291,3 +294,26 @@ def test_winograd_multiplies_less() -> None:
     for line, most in (("c256 o256 i56x56 k3 p1", 0.4), ("c256 o256 i56x56 k3 p1 d2", 0.4), ("c64 o64 i48x48 k5", 0.3)):
         plan = get_backend("winograd-numpy").plan(ConvSpec.parse(line + " f32"), threads=1)
         assert plan.flops < most * plan.spec.flops
+
+
+def test_measured_plans_are_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFTW's wisdom; what is damaged is planned anew."""
+    pyfftw = pytest.importorskip("pyfftw")
+    monkeypatch.setenv("CONVBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(transforms_module, "_WORTH_KEEPING_S", 0.0)
+    before = pyfftw.export_wisdom()
+    try:
+        pyfftw.forget_wisdom()
+        transforms_module.fftw_transforms().pair((1,), (96, 80), "float32", 1)
+        learnt = pyfftw.export_wisdom()
+        pyfftw.forget_wisdom()
+        transforms_module._recall_wisdom()
+        assert sorted(pyfftw.export_wisdom()[1].split()) == sorted(learnt[1].split())
+        for damaged in (b"", b"(nonsense", learnt[1][:100]):
+            (tmp_path / "fftw-wisdom").write_bytes(damaged)
+            transforms_module._recall_wisdom()
+        transforms_module.fftw_transforms().pair((1,), (90, 80), "float32", 1)
+        assert (tmp_path / "fftw-wisdom").stat().st_size > len(damaged)
+    finally:
+        pyfftw.forget_wisdom()
+        pyfftw.import_wisdom(before)

@@ -1,36 +1,68 @@
-"""``fft-tiled``: overlap-save with FFTW, tiles by a cost model, one complex GEMM a frequency over the channels."""
+"""``fft-tiled``: overlap-save by FFTs compiled for this CPU, lanes being independent transforms."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from convbench import bounds
-from convbench.algorithms.fft_tiled import TiledFFT, choose_tiling
-from convbench.algorithms.tiling import does_itself, overlap, reach_of, values_summed
-from convbench.arrays import numpy_namespace
-from convbench.backend import AlgorithmBackend
+from convbench.algorithms.tiling import Tiling, overlap, reach_of, values_summed
+from convbench.arrays import Namespace
+from convbench.backend import Algorithm, AlgorithmBackend
 from convbench.bounds import ErrorBound
 from convbench.ops import front_doors
-from convbench.refusals import FLOATS_AND_COMPLEX, WHOLE_FAMILY
+from convbench.refusals import FLOATS, WHOLE_FAMILY, refuse
 from convbench.spec import ConvSpec
-from convbench.transforms import fftw_transforms
+
+
+def _algorithm(ns: Namespace, spec: ConvSpec, threads: int) -> Algorithm:
+    from convbench.algorithms.overlap_save import OverlapSave
+
+    return OverlapSave(ns, spec, threads)
+
+
+def _tiling(spec: ConvSpec) -> Tiling | None:
+    from convbench.algorithms.overlap_save import choose_tiles
+    from convbench.jit.target import host_target
+
+    tiles = choose_tiles(spec, host_target())
+    return None if tiles is None else Tiling(tiles.outputs, tiles.size)
+
+
+def _why_not(spec: ConvSpec) -> str | None:
+    if 0 in spec.result_shape or _tiling(spec) is not None:
+        return None
+    return refuse("kernel size", f"{'x'.join(map(str, spec.kernel_size))} given, which no tile holds")
 
 
 def _bound(spec: ConvSpec) -> ErrorBound:
-    tiling = choose_tiling(spec)
-    summed = values_summed(spec, tiling)
-    return bounds.fft(spec, prod(tiling.size), reach_of(spec, tiling), overlap(tiling), summed)
+    tiling = _tiling(spec)
+    if tiling is None:
+        return bounds.fft(spec, 2)
+    reach, summed = reach_of(spec, tiling), values_summed(spec, tiling)
+    return bounds.fft(spec, prod(tiling.size), reach, overlap(tiling), summed)
 
 
-BACKEND = AlgorithmBackend(
+@dataclass(frozen=True, kw_only=True)
+class _Compiled(AlgorithmBackend):
+    """Says which instruction set it was compiled for."""
+
+    @property
+    def implementation(self) -> str:
+        """The method, the target, and the version of each library behind it."""
+        if self.unavailable():
+            return super().implementation
+        from convbench.jit.target import host_target
+
+        return f"{super().implementation}, {host_target().name}"
+
+
+BACKEND = _Compiled(
     name="fft-tiled",
-    summary="overlap-save FFT by FFTW",
-    algorithm=TiledFFT,
-    native=does_itself,
+    summary="overlap-save FFT, compiled",
+    algorithm=_algorithm,
     bound=_bound,
-    requires={"pyfftw": "pyfftw"},
-    ns=lambda: numpy_namespace(fftw_transforms()),
-    limits=replace(WHOLE_FAMILY, dtypes=FLOATS_AND_COMPLEX, axes=(1, 2, 3)),
+    requires={"llvmlite": "llvmlite"},
+    limits=replace(WHOLE_FAMILY, dtypes=FLOATS, axes=(1, 2), also=_why_not),
 )
 __getattr__ = front_doors("fft-tiled")

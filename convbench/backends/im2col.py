@@ -1,17 +1,51 @@
-"""``im2col``: blocks of columns + GEMM, on NumPy."""
+"""``im2col``: implicit GEMM, compiled, of what it does forward in float32 and float64; the rest on NumPy."""
 
 from __future__ import annotations
 
 from convbench.algorithms.family import planned
 from convbench.algorithms.im2col import Im2col
-from convbench.backend import AlgorithmBackend
+from convbench.arrays import Namespace
+from convbench.backend import Algorithm, AlgorithmBackend, forward_and_shared, import_problem, version_of
 from convbench.ops import front_doors
-from convbench.refusals import WHOLE_FAMILY
+from convbench.refusals import FLOATS, WHOLE_FAMILY
+from convbench.spec import ConvSpec
 
-BACKEND = AlgorithmBackend(
+
+class _Im2col(AlgorithmBackend):
+    """Says which part is done by what."""
+
+    @property
+    def implementation(self) -> str:
+        """Both methods and what they are for, where machine code can be made."""
+        if import_problem("llvmlite") is not None:
+            return super().implementation
+        from convbench.jit.target import host_target
+
+        libraries = f"{host_target().name}, llvmlite {version_of('llvmlite')}"
+        return (
+            f"forward in {' and '.join(FLOATS)}, shared weights, 1 to 3 axes: implicit GEMM, compiled ({libraries}); "
+            f"else {super().implementation}"
+        )
+
+
+def _compiles(spec: ConvSpec) -> bool:
+    """Tell whether a spec is for the implicit GEMM."""
+    return forward_and_shared(spec) and spec.dtype in FLOATS and spec.ndim <= 3 and import_problem("llvmlite") is None
+
+
+def _planned(ns: Namespace, spec: ConvSpec, threads: int) -> Algorithm:
+    if _compiles(spec):
+        from convbench.algorithms.implicit_gemm import ImplicitGemm
+
+        return ImplicitGemm(ns, spec, threads)
+    made: Algorithm = planned(Im2col)(ns, spec, threads)
+    return made
+
+
+BACKEND = _Im2col(
     name="im2col",
     summary="blocks of columns + GEMM",
-    algorithm=planned(Im2col),
+    algorithm=_planned,
     native=Im2col.native,
     limits=WHOLE_FAMILY,
 )

@@ -290,7 +290,8 @@ class Code:
         place = self.builder.bitcast(self.at(pointer, offset), ir.IntType(8).as_pointer())
         kinds = [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3]
         function = self._declared("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), kinds))
-        self.builder.call(function, [place, *(ir.Constant(ir.IntType(32), value) for value in (int(write), locality, 1))])
+        how = (ir.Constant(ir.IntType(32), value) for value in (int(write), locality, 1))
+        self.builder.call(function, [place, *how])
 
     def _vector_at(self, pointer: Value, offset: Value, lanes: int | None) -> Value:
         kind = ir.VectorType(self.number, lanes or self.lanes)
@@ -410,7 +411,7 @@ class Code:
         """Turn the squares of 2 or 4 rows, as many as a part has lanes: column j of every part."""
         halves = (False, True)
         couples = [rows[first : first + 2] for first in range(0, len(rows), 2)]
-        pairs = [[self._alternated(*couple, 1, upper) for upper in halves] for couple in couples]
+        pairs = [[self._alternated(a, b, 1, upper) for upper in halves] for a, b in couples]
         if len(pairs) == 1:
             return pairs[0]
         return [self._alternated(a, b, 2, upper) for a, b in zip(*pairs, strict=True) for upper in halves]

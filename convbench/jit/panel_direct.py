@@ -312,9 +312,12 @@ class _LanesAreColumns(_Direct):
         with code.loop(0, arg("band")) as row, code.loop(0, across) as tile:
             column = self._first_of(tile, width, arg("span"))
             corner = code.at(places.source, code.add(code.mul(row, places.row_pitch), column))
-            panel = Panel(code, v.shape, lambda number, i, bias=bias: code.broadcast(bias, i))
+            panel = Panel(code, v.shape, partial(self._bias, bias))
             self._sums(panel, corner, places, self.block, self._operands)
             self._write(panel, self._moved(y, (row, "y_row"), (column, "y_column")))
+
+    def _bias(self, bias: Value, number: int, i: int) -> Value:
+        return self.code.broadcast(bias, i)
 
     def _operands(self, here: Value, at: Value) -> _Operands:
         code, v = self.code, self.variant
