@@ -437,7 +437,7 @@ def test_completion_completes(words: str, expected: str) -> None:
     ("arguments", "message"),
     [
         ("run smoke --backends ffft", "backend 'ffft' is not registered; did you mean fft"),
-        ("run smoke --backends zz*", "--backends: no backend matches 'zz*'; there are box, direct-numpy"),
+        ("run smoke --backends zz*", "--backends: no backend matches 'zz*'; there are box, box-numpy, "),
         ("run smoke --backends ,", "names no backend"),
         ("run smok", "suite: got 'smok'; is neither a built-in suite nor a file; did you mean smoke"),
         ("run {tmp}/none.txt", "is neither a built-in suite nor a file"),

@@ -136,7 +136,10 @@ def test_sparse_matrix_is_prepared_in_what_it_declares(line: str) -> None:
     assert found.prepare_peak_bytes <= min(algorithm.preparing_bytes, 2.2 * algorithm.prepared_bytes) + 2**16
 
 
-@pytest.mark.parametrize("name", ["scipy-ndimage", "opencv", "opencv-sep", "separable", "direct-numpy"])
+@pytest.mark.parametrize(
+    "name",
+    ["scipy-ndimage", "scipy-ndimage-sep", "opencv", "opencv-sep", "opencv-two-pass", "separable", "direct-numpy"],
+)
 def test_thousands_of_small_kernels_take_what_is_declared(name: str) -> None:
     backend, spec = get_backend(name), ConvSpec.parse("c48 o64 i4x4 k3 p1 f32")
     if backend.unavailable():

@@ -196,7 +196,7 @@ def test_addition_chains_sum_that_many_neighbours(taps: int) -> None:
 
 def test_box_additions_grow_with_the_logarithm() -> None:
     """A hundred taps cost some three times as many FLOPs as three, and pass as many roundings."""
-    small, large = (plan(f"i512x512 k{k} psame f32", backend="box", threads=1) for k in (3, 101))
+    small, large = (plan(f"i512x512 k{k} psame f32", backend="box-numpy", threads=1) for k in (3, 101))
     assert large.flops < 8 * small.flops  # the halo included
     assert large.flops < large.spec.flops / 500
     assert additions_passed(large.spec) == 2 * additions_passed(ConvSpec.parse("i512 k101")) <= 20
@@ -206,7 +206,7 @@ def test_box_does_not_drift() -> None:
     """A loud sample is forgotten as soon as it leaves the window: nothing was subtracted."""
     x = np.ones((1, 1, 4096), "f4")
     x[..., 7] = 1e8
-    made = plan("i4096 k9 f32", backend="box", threads=1)
+    made = plan("i4096 k9 f32", backend="box-numpy", threads=1)
     y = made(x, made.prepare(np.ones((1, 1, 9), "f4")))
     assert (y[..., 8:] == 9).all()
 
@@ -221,7 +221,7 @@ def test_box_does_not_drift() -> None:
 )
 def test_box_refuses_weights_that_are_not_constant(spoil: Callable[[Array], None], reason: str) -> None:
     """The reason says how many kernels differ; zeros are constant."""
-    made = plan("c2 o3 i9x9 k3 f32", backend="box", threads=1)
+    made = plan("c2 o3 i9x9 k3 f32", backend="box-numpy", threads=1)
     w = np.zeros(made.spec.weight_shape, "f4")
     assert not made(np.ones(made.spec.input_shape, "f4"), made.prepare(w)).any()
     spoil(w)
@@ -241,7 +241,7 @@ def test_box_refuses_weights_that_are_not_constant(spoil: Callable[[Array], None
 )
 def test_box_sums_strided_and_dilated_windows(line: str) -> None:
     """Components, whole taps and the rest: every sample once, in exact integers."""
-    made = plan(line, backend="box", threads=1)
+    made = plan(line, backend="box-numpy", threads=1)
     x, w = _integers(made.spec)
     w[...] = (
         w[..., :1]

@@ -25,7 +25,7 @@ from convbench.geometry import reduced
 from convbench.refusals import refuse
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["Box", "addition_chain", "additions_passed", "why_not_box"]
+__all__ = ["Box", "addition_chain", "additions_passed", "equal_taps", "why_not_box"]
 
 _BLOCK_BYTES = 2**22  # samples and sums of a block
 _HALO_SHARE = 4  # a block is so many times as long as what its halo adds, as far as that axis goes
@@ -166,6 +166,26 @@ def why_not_box(spec: ConvSpec) -> str | None:
     return refuse("kernel size", "one tap: there is nothing to sum") if set(spec.kernel_size) == {1} else None
 
 
+def equal_taps(ns: Namespace, w: Array) -> Array:
+    """Return the one weight of each pair of channels, (G, O/g, C/g), of weights (G, O/g, C/g, *kernel_size).
+
+    Raises
+    ------
+    UnsupportedWeights
+        If they are not finite, or taps of a pair differ.
+    """
+    taps = ns.reshape(w, (*w.shape[:3], prod(w.shape[3:])))
+    if not bool(ns.xp.all(ns.xp.isfinite(taps))):
+        raise UnsupportedWeights(refuse("weights", "NaN or infinity among them: sums of samples do not tell taps"))
+    constant = ns.xp.all(taps == taps[..., :1], axis=3)
+    if not bool(ns.xp.all(constant)):
+        pairs = prod(w.shape[:3])
+        differ = pairs - int(ns.xp.sum(ns.xp.astype(constant, ns.xp.int64)))
+        which = "the kernel" if pairs == 1 else f"{differ} of {pairs} kernels"
+        raise UnsupportedWeights(refuse("weights", f"taps of {which} differ: running sums need equal ones"))
+    return taps[..., 0]
+
+
 class Box(Blocked):
     """Running sums along each axis, then a mixing of the channels; any stride, dilation, groups and boundary.
 
@@ -187,17 +207,9 @@ class Box(Blocked):
     def prepare(self, w: Array) -> tuple[Any, None]:
         """Return the one weight of each pair of channels, (G, O/g, C/g)."""
         ns, spec = self._ns, self._spec
-        taps = ns.reshape(w, (spec.out_channels, self._channels, prod(spec.kernel_size)))
-        if not bool(ns.xp.all(ns.xp.isfinite(taps))):
-            raise UnsupportedWeights(refuse("weights", "NaN or infinity among them: sums of samples do not tell taps"))
-        constant = ns.xp.all(taps == taps[:, :, :1], axis=2)
-        if not bool(ns.xp.all(constant)):
-            pairs = spec.out_channels * self._channels
-            differ = pairs - int(ns.xp.sum(ns.xp.astype(constant, ns.xp.int64)))
-            which = "the kernel" if pairs == 1 else f"{differ} of {pairs} kernels"
-            raise UnsupportedWeights(refuse("weights", f"taps of {which} differ: running sums need equal ones"))
+        taps = equal_taps(ns, w)
         mixing = ns.empty((spec.groups, self._outputs, self._channels), spec.accumulate_dtype)
-        mixing[...] = ns.cast(ns.reshape(taps[:, :, 0], mixing.shape), spec.accumulate_dtype)
+        mixing[...] = ns.cast(taps, spec.accumulate_dtype)
         return mixing, None
 
     def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:

@@ -20,7 +20,7 @@ from convbench.geometry import reduced
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
 
-__all__ = ["EPS", "Separable", "long_axes", "why_not_separable"]
+__all__ = ["EPS", "Separable", "long_axes", "rank_too_high", "why_not_separable"]
 
 _STRIP = 32  # outputs a Toeplitz product: below, BLAS is slow; above, zeros cost more
 _PASS_BYTES = 512  # Python's own objects of a prepared pass of rank 1
@@ -48,6 +48,13 @@ def why_not_separable(spec: ConvSpec) -> str | None:
     if max_rank(sizes) < 1:
         return refuse("kernel size", f"{'x'.join(map(str, sizes))}: 1-D passes cost as much as the whole kernel")
     return None
+
+
+def rank_too_high(sizes: tuple[int, ...], ranks: tuple[int, ...], most: int) -> str:
+    """Return the reason against weights of these ranks, where passes gain up to rank ``most``."""
+    full = [min(prod(sizes[:i]), prod(sizes[i:])) for i in range(1, len(sizes))]
+    found = " and ".join(f"{rank} of {whole}" for rank, whole in zip(ranks, full, strict=True))
+    return refuse("weights", f"numerical rank {found}: 1-D passes gain up to rank {most}")
 
 
 class Separable(Blocked):
@@ -79,16 +86,11 @@ class Separable(Blocked):
             cores = tensor_train(kernel, EPS[spec.dtype])
             ranks = tuple(core.shape[2] for core in cores[:-1])
             if max(ranks) > self._rank or pass_macs(sizes, ranks) >= prod(sizes):
-                raise UnsupportedWeights(refuse("weights", self._too_high(sizes, ranks)))
+                raise UnsupportedWeights(rank_too_high(sizes, ranks, self._rank))
             highest = max(highest, ranks, key=lambda r: pass_macs(sizes, r))
             passes.append([self._toeplitz(axis, core) for axis, core in zip(self._axes, cores, strict=True)])
         grouped = [passes[i : i + self._channels] for i in range(0, len(passes), self._channels)]
         return grouped, self._count_flops(highest)
-
-    def _too_high(self, sizes: tuple[int, ...], ranks: tuple[int, ...]) -> str:
-        full = [min(prod(sizes[:i]), prod(sizes[i:])) for i in range(1, len(sizes))]
-        found = " and ".join(f"{rank} of {most}" for rank, most in zip(ranks, full, strict=True))
-        return f"numerical rank {found}: 1-D passes gain up to rank {self._rank}"
 
     def _fill(self, halo: Array, weights: Any, y: Array, block: Block, buffers: Sequence[Array]) -> None:
         halo = halo[(..., *self._skip_unread())]

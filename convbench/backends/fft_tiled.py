@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from convbench import bounds
 from convbench.algorithms.tiling import Tiling, overlap, reach_of, values_summed
 from convbench.arrays import Namespace
-from convbench.backend import Algorithm, AlgorithmBackend
+from convbench.backend import Algorithm
+from convbench.backends._compiled import CompiledBackend
 from convbench.bounds import ErrorBound
 from convbench.ops import front_doors
 from convbench.refusals import FLOATS, WHOLE_FAMILY, refuse
@@ -43,26 +44,11 @@ def _bound(spec: ConvSpec) -> ErrorBound:
     return bounds.fft(spec, prod(tiling.size), reach, overlap(tiling), summed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Compiled(AlgorithmBackend):
-    """Says which instruction set it was compiled for."""
-
-    @property
-    def implementation(self) -> str:
-        """The method, the target, and the version of each library behind it."""
-        if self.unavailable():
-            return super().implementation
-        from convbench.jit.target import host_target
-
-        return f"{super().implementation}, {host_target().name}"
-
-
-BACKEND = _Compiled(
+BACKEND = CompiledBackend(
     name="fft-tiled",
     summary="overlap-save FFT, compiled",
     algorithm=_algorithm,
     bound=_bound,
-    requires={"llvmlite": "llvmlite"},
     limits=replace(WHOLE_FAMILY, dtypes=FLOATS, axes=(1, 2), also=_why_not),
 )
 __getattr__ = front_doors("fft-tiled")
