@@ -131,6 +131,9 @@ class Prepared(NamedTuple):  # a frozen dataclass takes three times as long to m
     value: Any
     flops: int | None = None  # the work of a run with these weights, where it depends on them
 
+    __eq__ = object.__eq__  # not element by element: it is one thing, that holds arrays
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return f"Prepared(spec={self.spec!r}, backend={self.backend!r}, flops={self.flops!r})"
 
@@ -170,6 +173,7 @@ class _CheckedPlan(ABC):
 
     def __init__(self, spec: ConvSpec, backend: str, threads: int, ns: Namespace) -> None:
         self.spec, self.backend, self.threads = spec, backend, threads
+        self._preparer = backend  # whose weights it takes; those packed for other vectors are not its own
         self.accumulate_dtype = spec.accumulate_dtype
         self._ns = ns
         self._dtype, self._result_dtype = ns.dtype(spec.dtype), ns.dtype(spec.result_dtype)
@@ -210,7 +214,7 @@ class _CheckedPlan(ABC):
         if not self._prepares:
             raise SpecError("op", self.spec.op, "has no weights to prepare: call plan(x, g)")
         self._check("w", w, self._second_shape, self._dtype)
-        return Prepared(self.spec, self.backend, w, *self._prepare(w))
+        return Prepared(self.spec, self._preparer, w, *self._prepare(w))
 
     def __call__(self, first: Array, second: Any, bias: Array | None = None, out: Array | None = None) -> Array:
         """Return the result, of shape ``spec.result_shape``.
@@ -243,9 +247,9 @@ class _CheckedPlan(ABC):
             return second
         if type(second) is not Prepared:
             raise SpecError("weights", type(second).__name__, "must come from plan.prepare(w)")
-        if second.backend != self.backend or (second.spec is not self.spec and second.spec != self.spec):
+        if second.backend != self._preparer or (second.spec is not self.spec and second.spec != self.spec):
             made_for = f"{second.backend}: {second.spec}"
-            raise SpecError("weights", made_for, f"were prepared for another plan than {self.backend}: {self.spec}")
+            raise SpecError("weights", made_for, f"were prepared for another plan than {self._preparer}: {self.spec}")
         return second.source
 
     def _check_bias(self, bias: Array | None) -> None:
@@ -321,6 +325,9 @@ class _AlgorithmPlan(_CheckedPlan):
     def __init__(self, spec: ConvSpec, backend: str, threads: int, ns: Namespace, algorithm: Algorithm) -> None:
         super().__init__(spec, backend, threads, ns)
         self._algorithm, self._reshape, self._new_result = algorithm, ns.reshape, ns.allocator(spec)
+        packing = getattr(algorithm, "packing", None)
+        if packing:
+            self._preparer = f"{backend} for {packing}"
         groups, (_, *weights) = spec.groups, spec.weight_shape
         x = (spec.batch, groups, spec.in_channels // groups, *spec.input_size)
         w = (groups, spec.out_channels // groups, *weights)

@@ -58,13 +58,12 @@ def preferred(spec: ConvSpec) -> tuple[str, ...]:
     """
     if spec.tile is not None:
         return ()
-    if spec.dtype not in FLOATS or spec.ndim > 2:
-        return ("fft-pocketfft", "fft") if _transforms_pay(spec) else ()  # FFTW plans for a second what takes 10 ms
-    if spec.op == "weight_grad" or set(spec.stride) | set(spec.dilation) != {1}:
-        return ()
-    if _tiles_pay(spec):
+    plain = spec.dtype in FLOATS and spec.op != "weight_grad" and set(spec.stride) | set(spec.dilation) == {1}
+    if plain and spec.ndim <= 2 and _tiles_pay(spec):
         return ("fft-tiled",)
-    return ("winograd",) if _winograd_pays(spec) else ()
+    if plain and _winograd_pays(spec):
+        return ("winograd",)
+    return ("fft-pocketfft", "fft") if _transforms_pay(spec) else ()  # FFTW plans for a second what takes 10 ms
 
 
 def _tiles_pay(spec: ConvSpec) -> bool:
@@ -76,7 +75,7 @@ def _tiles_pay(spec: ConvSpec) -> bool:
     dense = min(spec.in_channels, spec.out_channels) // spec.groups >= 8
     fewest = 129 if spec.ndim == 1 else 49 if dense else 256
     fills = all(p >= k for p, k in zip(spec.output_size, spec.kernel_size, strict=True))
-    return prod(spec.kernel_size) >= fewest and fills
+    return prod(spec.kernel_size) >= fewest and fills and spec.macs > 0
 
 
 def _winograd_pays(spec: ConvSpec) -> bool:
@@ -87,16 +86,20 @@ def _winograd_pays(spec: ConvSpec) -> bool:
 
 
 def _transforms_pay(spec: ConvSpec) -> bool:
-    """Tell whether whole-image FFTs should take less than half the time of im2col.
+    """Tell whether whole-image FFTs should take less than half the time of sums.
 
-    Measured, one thread of an AVX-512 machine, float32: a call 50 µs, transforms and products 16 GFLOP/s; GEMM 4 GMAC/s
-    for each output channel of a group up to 10, as the columns are read once for all of them.
+    Measured, one thread of an AVX-512 machine, float32: a call 50 µs, transforms and products 16 GFLOP/s. ``direct``
+    does 80 GMAC/s, its weight gradients in proportion where they fill less than 16 lanes; im2col by NumPy, which takes
+    the other dtypes, 4 GMAC/s for each output channel of a group up to 10, as columns are read once for all of them.
     """
     outputs, channels = spec.out_channels // spec.groups, spec.in_channels
     points = prod(n + max(0, a) + max(0, b) for n, (a, b) in zip(spec.input_size, spec.padding, strict=True))
     transforms = spec.batch * (channels + spec.out_channels) + channels * outputs
     flops = points * (2.5 * log2(max(2, points)) * transforms + 4 * spec.batch * channels * outputs)
-    return 2 * (50e-6 + flops / 16e9) < spec.macs / (4e9 * min(outputs, 10))
+    macs_per_s = 4e9 * min(outputs, 10)
+    if spec.dtype in FLOATS:
+        macs_per_s = 80e9 * (min(outputs, 16) / 16 if spec.op == "weight_grad" else 1)
+    return 2 * (50e-6 + flops / 16e9) < spec.macs / macs_per_s
 
 
 def explain(spec: ConvSpec | str, *, threads: int | None = None) -> DataFrame:

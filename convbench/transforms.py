@@ -9,13 +9,13 @@ in the place of the samples.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import log2, prod
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -41,6 +41,12 @@ _PARTS_PER_THREAD = 2  # so that a thread whose core is shared with others holds
 _PLANNING_S_PER_POINT = 1e-6  # FFTW measures rival plans for at most so long: a megapixel needs 0.3 to 1 s,
 _PLANNING_LIMITS_S = 0.005, 1.0  # small ones gain nothing worth more, and large ones would take minutes
 _WORTH_KEEPING_S = 0.02  # planning for longer than that is not done again by the next process
+
+_fftw_lock = Lock()  # FFTW's planner and its wisdom are for one thread at a time
+if hasattr(os, "register_at_fork"):  # a child of a process in mid-planning would find them half changed, and locked
+    os.register_at_fork(
+        before=_fftw_lock.acquire, after_in_parent=_fftw_lock.release, after_in_child=_fftw_lock.release
+    )
 
 
 @dataclass
@@ -147,7 +153,8 @@ def fftw_transforms() -> Transforms:
     """Return FFTW through pyFFTW: measured plans (time-limited, and kept on disk) on SIMD-aligned buffers."""
     import pyfftw
 
-    _recall_wisdom()
+    with _fftw_lock:
+        _recall_wisdom()
 
     def pair(
         batch: Sequence[int], sizes: Sequence[int], dtype: str, threads: int, *, batch_last: bool = False
@@ -158,13 +165,13 @@ def fftw_transforms() -> Transforms:
         if 0 in batch:
             return TransformPair(samples, spectrum, lambda: None, lambda: None)
         if batch_last:
-            with _wisdom_kept():
+            with _planning():
                 there, back = _fftw_plans(samples.reshape(*sizes, -1), spectrum.reshape(*kept[: len(sizes)], -1), axes)
             return TransformPair(samples, spectrum, there.execute, back.execute)
         flat = samples.reshape(-1, *sizes), spectrum.reshape(-1, *spectrum.shape[len(batch) :])
         if samples.size < _THREADED_POINTS:
             threads = 1
-        with _wisdom_kept():
+        with _planning():
             stages = [list(stage) for stage in _fftw_stages(*flat, threads)]
 
         def run(direction: int) -> None:
@@ -214,36 +221,33 @@ def _fftw_plans(source: Any, target: Any, axes: tuple[int, ...]) -> tuple[Any, A
 def _wisdom_file() -> Path:
     from convbench.jit.compile import cache_folder
 
-    return cache_folder().parent / "fftw-wisdom"
+    return cache_folder().parent / "fftw" / "wisdom"  # a folder of its own, that nobody else may write
 
 
 def _recall_wisdom() -> None:
-    """Take what other processes have measured; FFTW refuses what is damaged or of another version."""
+    """Take what this user's other processes have measured; FFTW refuses what is damaged or of another version."""
     import pyfftw
 
-    with suppress(OSError):
-        wisdom = _wisdom_file().read_bytes().split(b"\0")
-        if len(wisdom) == len(pyfftw.export_wisdom()):
-            pyfftw.import_wisdom(tuple(wisdom))
+    from convbench.jit.compile import read_own
+
+    wisdom = (read_own(_wisdom_file()) or b"").split(b"\0")
+    if len(wisdom) == len(pyfftw.export_wisdom()):
+        pyfftw.import_wisdom(tuple(wisdom))
 
 
 @contextmanager
-def _wisdom_kept() -> Iterator[None]:
-    """Write down what planning within the block has found, if it took long; others may do so at the same time."""
+def _planning() -> Iterator[None]:
+    """Plan one at a time; write down what the block has found, if it took long, as other processes may meanwhile."""
     import pyfftw
 
-    start = perf_counter()
-    yield
-    if perf_counter() - start < _WORTH_KEEPING_S:
-        return
-    _recall_wisdom()
-    file = _wisdom_file()
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "wb") as target:
-            target.write(b"\0".join(pyfftw.export_wisdom()))
-        os.replace(temporary, file)
+    from convbench.jit.compile import write_own
+
+    with _fftw_lock:
+        start = perf_counter()
+        yield
+        if perf_counter() - start >= _WORTH_KEEPING_S:
+            _recall_wisdom()
+            write_own(_wisdom_file(), b"\0".join(pyfftw.export_wisdom()))
 
 
 def _parts(extent: int, threads: int) -> list[slice]:

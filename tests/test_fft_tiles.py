@@ -134,6 +134,26 @@ def test_memory_is_as_declared(text: str, threads: int) -> None:
     assert used.prepared_bytes <= plan.prepared_bytes + slack_bytes(spec, threads)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n0 i300000x4 k200000x1 f32",  # which no tile holds
+        "n0 c2 o3 i30 k5 bias=channel f32",
+        "op=input_grad n0 c2 o3 i30x20 k5 f32",
+        "op=weight_grad n0 c2 o3 i30x20 k5 f32",
+    ],
+)
+def test_an_empty_batch_has_a_result(text: str) -> None:
+    spec, backend = ConvSpec.parse(text), get_backend("fft-tiled")
+    first, second = (np.ones(shape, spec.dtype) for shape in spec.operand_shapes)
+    bias = None if spec.bias_shape is None else np.ones(spec.bias_shape, spec.dtype)
+    assert backend.why_not(spec) is None
+    plan = backend.plan(spec, threads=2)
+    found = plan(first, second_operand(plan, second), bias)
+    assert found.shape == spec.result_shape
+    assert not found.any()
+
+
 def test_reach_is_that_of_the_tiles() -> None:
     spec = ConvSpec.parse("i1000x900 k31 psame f32")
     assert get_backend("fft-tiled").error_bound(spec).reach is not None

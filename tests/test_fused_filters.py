@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
 from convbench import ConvSpec, UnsupportedWeights, get_backend
-from convbench.jit.target import VARIABLE, targets
+from convbench.arrays import numpy_namespace
+from convbench.jit.target import VARIABLE, host_target, targets
+from convbench.memory import measure_memory, slack_bytes
 
 pytest.importorskip("llvmlite")
+
+from convbench.algorithms.fused_separable import FusedSeparable
+from convbench.jit import winograd
+from convbench.jit.box import box_kernel
+from convbench.jit.ir import Code
+from convbench.jit.separable import row_vectors, separable_kernel
+from convbench.jit.separable_lines import few_taps_kernel
+from convbench.jit.strips import axis_sources
 
 Array = np.ndarray[Any, Any]
 
@@ -67,6 +78,10 @@ SEPARABLE = [
     ("c2 o2 i12x13x34 k5x7x3 p2 s2x1x1 bias=location f32", 1),  # two column passes
     ("i12x13x14 k5x1x5 p2 s2 f32", 2),  # the axis in the middle has one tap
     ("i10x9x44 k3x4x21 p2 f64", 2),
+    ("i20x5000 k3 s1x3 f32", 1),  # blocks of strided rows that fill their lines
+    ("i20x5000 k3x2 s1x4 f32", 1),
+    ("i20x5000 k3x7 s1x3 f32", 1),
+    ("i12x9x2500 k3x3x2 s1x1x4 f32", 1),
 ]
 
 
@@ -76,6 +91,22 @@ def test_separable_in_all_its_forms(target: str, line: str, rank: int, parity: i
     """Lines, plain and turned rows, one and two column passes; general, symmetric and odd taps; strides, edges."""
     spec = ConvSpec.parse(line)
     _check("separable", spec, _low_rank(spec, rank, parity, np.random.default_rng(1)))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 5, 8, 16])
+def test_strided_rows_stay_in_their_lines(target: str, stride: int, dtype: str) -> None:
+    """Each position has a place of its own, and the row pass reads none of what lies behind the line."""
+    for size, taps, dilation in product((40, 100, 196, 777, 5000), (2, 3, 7), (1, 2, 5)):
+        spec = ConvSpec.parse(f"i6x{size} k3x{taps} s1x{stride} d1x{dilation} p0x{size} {dtype}")
+        algorithm = FusedSeparable(numpy_namespace(), spec, 1, compile_now=False)
+        places, offsets = algorithm._tables[3:]
+        room = algorithm._cut.places["turned"] - algorithm._cut.places["line"]
+        lanes = host_target().lanes(spec.dtype)
+        tile = row_vectors(host_target()) * lanes
+        assert len(set(places)) == len(places)
+        assert max(places) < room
+        assert max(offsets) + -(-algorithm._cut.block[2] // tile) * tile <= room
 
 
 BOX = [
@@ -90,6 +121,7 @@ BOX = [
     "i61x93 k5x4 s2x3 d2x1 p4 f32",
     "i12x13x14 k3 p1 f32",
     "c4 o4 g2 i20x20 k13 psame layout=channels_last f32",
+    "i20x5000 k3x7 s1x3 f32",
 ]
 
 
@@ -139,6 +171,75 @@ def test_separable_counts_the_work_of_its_rank() -> None:
     one, three = (plan.prepare(_low_rank(spec, rank, 0, np.random.default_rng(7))) for rank in (1, 3))
     assert three.flops == 3 * one.flops
     assert one.flops < spec.flops / 10
+
+
+def test_separable_counts_the_form_that_runs() -> None:
+    """In lines nothing is filtered twice but what neighbouring tiles of columns share."""
+    spec = ConvSpec.parse("i300x200 k5 psame f32")
+    plan = get_backend("separable").plan(spec, threads=1)
+    outputs, wide = 300 * 200, 300 * (200 + 4)
+    assert plan.flops == 2 * 5 * (outputs + wide)
+
+
+def test_box_counts_what_it_does() -> None:
+    """Sums where samples are neighbours; elsewhere taps are multiplied, as many as separable passes have."""
+    box, separable = (get_backend(name) for name in ("box", "separable"))
+    for line in ("c4 o4 i60x60 k21 psame layout=channels_last f32", "i60x70 k21 s2 f32", "i30x30x30 k5 f32"):
+        spec = ConvSpec.parse(line)
+        assert box.plan(spec, threads=1).flops == separable.plan(spec, threads=1).flops
+    sums, taps = (box.plan(ConvSpec.parse(f"i60x60 k21 psame {d} f32"), threads=1).flops for d in ("", "d2"))
+    assert sums < taps / 4
+
+
+@pytest.mark.parametrize("name", ["separable", "box", "winograd"])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("channels", ["", "c4 o6 g2"])
+@pytest.mark.parametrize("taps", [3, 13])
+def test_planning_makes_the_kernel(
+    name: str, layout: str, channels: str, taps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call generates nothing if arrays lie as the layout suggests."""
+    taps = min(taps, 5) if name == "winograd" else taps
+    spec = ConvSpec.parse(f"n2 {channels} i20x33 k{taps} psame layout={layout} f32")
+    x = numpy_namespace().empty_laid_out(spec.replace(out_channels=spec.in_channels))
+    x[...] = 1
+    ones = np.ones(spec.weight_shape, spec.dtype)
+    plan = get_backend(name).plan(spec, threads=1)
+    plan(x, plan.prepare(ones))  # the first call of a process generates what runs jobs
+    for kernel in (separable_kernel, few_taps_kernel, box_kernel, winograd.kernel):
+        kernel.cache_clear()
+    plan = get_backend(name).plan(spec, threads=1)
+    monkeypatch.setattr(Code, "finish", lambda code: pytest.fail("a kernel is generated in the call"))
+    plan(x, plan.prepare(ones))
+
+
+@pytest.mark.parametrize("name", ["separable", "box", "winograd"])
+def test_calls_of_many_strides_are_forgotten(name: str) -> None:
+    plan: Any = get_backend(name).plan(ConvSpec.parse("i20x20 k3 f32"), threads=1)
+    weights = plan.prepare(np.ones((1, 1, 3, 3), "f4"))
+    for width in range(20, 60):
+        y = plan(np.ones((1, 1, 20, width), "f4")[..., :20], weights)
+        np.testing.assert_allclose(y, 9, rtol=1e-5)
+    assert len(plan._algorithm._calls if name == "winograd" else plan._algorithm._made) <= 16
+
+
+@pytest.mark.parametrize("name", ["separable", "box"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "line", ["i300x40000 k3 f32", "i300x3000 k21 psame f32", "c2 o2 i300x300 k21 layout=channels_last f32"]
+)
+def test_memory_is_as_declared(name: str, line: str, threads: int) -> None:
+    """Nothing is missing, and box does not count both of two forms of which one runs."""
+    spec, backend = ConvSpec.parse(line), get_backend(name)
+    x, w = np.ones(spec.input_shape, spec.dtype), np.ones(spec.weight_shape, spec.dtype)
+    if spec.layout == "channels_last":
+        x = np.moveaxis(np.ones((spec.batch, *spec.input_size, spec.in_channels), spec.dtype), -1, 1)
+    axis_sources.cache_clear()  # whose tables are the plan's
+    used, plan = measure_memory(backend, spec, x, w, threads=threads), backend.plan(spec, threads=threads)
+    slack = slack_bytes(spec, threads)
+    assert used.workspace_bytes <= plan.workspace_bytes + slack
+    assert plan.workspace_bytes <= used.workspace_bytes + slack
+    assert used.prepared_bytes <= plan.prepared_bytes + slack
 
 
 def test_refusals_are_those_of_numpys_form() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
 from fractions import Fraction
 from itertools import product
@@ -310,10 +312,72 @@ def test_measured_plans_are_kept_for_the_next_process(tmp_path: Path, monkeypatc
         transforms_module._recall_wisdom()
         assert sorted(pyfftw.export_wisdom()[1].split()) == sorted(learnt[1].split())
         for damaged in (b"", b"(nonsense", learnt[1][:100]):
-            (tmp_path / "fftw-wisdom").write_bytes(damaged)
+            (tmp_path / "fftw" / "wisdom").write_bytes(damaged)
             transforms_module._recall_wisdom()
         transforms_module.fftw_transforms().pair((1,), (90, 80), "float32", 1)
-        assert (tmp_path / "fftw-wisdom").stat().st_size > len(damaged)
+        assert [file.name for file in (tmp_path / "fftw").iterdir()] == ["wisdom"]
+        assert (tmp_path / "fftw" / "wisdom").stat().st_size > len(damaged)
     finally:
         pyfftw.forget_wisdom()
         pyfftw.import_wisdom(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="a folder's owner and mode")
+def test_plans_are_not_taken_from_where_others_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor left there."""
+    pyfftw = pytest.importorskip("pyfftw")
+    monkeypatch.setenv("CONVBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(transforms_module, "_WORTH_KEEPING_S", 0.0)
+    taken: list[object] = []
+    monkeypatch.setattr(pyfftw, "import_wisdom", taken.append)
+    wisdom = tmp_path / "fftw" / "wisdom"
+    wisdom.parent.mkdir()
+    for mode, kept in ((0o700, 1), (0o777, 0)):
+        wisdom.parent.chmod(mode)
+        wisdom.unlink(missing_ok=True)
+        transforms_module.fftw_transforms().pair((1,), (10, 8), "float32", 1)
+        assert wisdom.exists() == bool(kept)
+        wisdom.write_bytes(b"\0".join(pyfftw.export_wisdom()))
+        wisdom.chmod(0o600)
+        taken.clear()
+        transforms_module._recall_wisdom()
+        assert len(taken) == kept
+
+
+def test_nothing_is_left_of_plans_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyfftw")
+    monkeypatch.setenv("CONVBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(transforms_module, "_WORTH_KEEPING_S", 0.0)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    transforms_module.fftw_transforms().pair((1,), (10, 8), "float32", 1)
+    assert not list((tmp_path / "fftw").iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_can_plan_while_its_parent_does() -> None:
+    """No thread of the parent's has the lock when the child begins."""
+    pytest.importorskip("pyfftw")
+    transforms = transforms_module.fftw_transforms()
+    over = threading.Event()
+
+    def plan() -> None:
+        while not over.is_set():
+            transforms.pair((2,), (64, 48), "float32", 1)
+
+    busy = threading.Thread(target=plan)
+    busy.start()
+    try:
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                free = transforms_module._fftw_lock.acquire(timeout=10)
+                os._exit(0 if free else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        over.set()
+        busy.join()

@@ -39,6 +39,7 @@ CASES = [
     "c3 o64 i57x57 k7 s2 p3 flip f32",  # planes are rows of taps
     "n2 c3 o3 g3 i12x12 k5 p2 boundary=replicate f32",  # depthwise
     "c40 o7 i1x1 k1 f64",
+    "c3 o5 i3000x4 k3x2 s2x1 p1 f32",  # many short rows
     "n2 c33 o70 i13x9 k3 s2 p1 layout=channels_last f32",
     "n0 c3 o5 i9x10 k3 f32",
 ]

@@ -12,8 +12,9 @@ import pytest
 
 from convbench import ConvSpec, get_backend, oracle
 from convbench.algorithms.winograd import MOST_AMPLIFICATION
-from convbench.algorithms.winograd_tiles import Cut, choose_tiling, cut_of, growth
+from convbench.algorithms.winograd_tiles import Cut, _equal_parts, choose_tiling, cut_of, growth
 from convbench.arrays import numpy_namespace
+from convbench.memory import measure_memory, slack_bytes
 
 pytest.importorskip("llvmlite")
 
@@ -159,6 +160,36 @@ def test_small_images_have_small_tiles() -> None:
     large, small = (ConvSpec.parse(f"c512 o512 {size} k3 p1 f32") for size in ("i56x56", "i14x14"))
     assert choose_tiling(large).outputs == (4, 4)
     assert prod(choose_tiling(small).outputs) < 16
+
+
+def test_parts_of_an_axis_are_few() -> None:
+    """All that there are of 256 tiles and fewer; never more than some hundreds."""
+    for size in range(257):
+        assert _equal_parts(size) == sorted({-(-size // parts) for parts in range(1, size + 1)} or {1})
+    many = _equal_parts(10**9)
+    assert many[0] == 1
+    assert many[-1] == 10**9
+    assert len(many) < 500
+
+
+@pytest.mark.parametrize("line", ["i32x32 k3", "i32 k3 p1 bias=channel boundary=reflect", "i9x8x7 k3"])
+def test_an_empty_batch_has_tiles_too(line: str) -> None:
+    one, none = (ConvSpec.parse(f"{batch} c4 o4 {line} f32") for batch in ("n1", "n0"))
+    assert choose_tiling(none) == choose_tiling(one)
+    x, w, bias = operands_of(none)
+    plan = get_backend("winograd").plan(none, threads=2)
+    assert plan(x, plan.prepare(w), bias).shape == none.output_shape
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("line", ["i300000 k3 f32", "c16 o20 i60x70 k3 p1 f64"])
+def test_memory_is_as_declared(line: str, threads: int) -> None:
+    """Tables are longer than an image of one channel."""
+    spec, backend = ConvSpec.parse(line), get_backend("winograd")
+    x, w, _ = operands_of(spec)
+    used, plan = measure_memory(backend, spec, x, w, threads=threads), backend.plan(spec, threads=threads)
+    assert used.workspace_bytes <= plan.workspace_bytes + slack_bytes(spec, threads)
+    assert used.prepared_bytes <= plan.prepared_bytes + slack_bytes(spec, threads)
 
 
 def test_threads_share_the_outputs_of_a_single_block() -> None:

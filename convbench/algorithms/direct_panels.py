@@ -28,6 +28,8 @@ Array = NDArray[Any]
 _STRIP_BYTES = 2**18  # a quarter of an L2 cache: the weights of a block want the rest
 _WORKSPACE_SHARE = 0.15  # of the operands, for the strips of all threads
 _JOBS_A_THREAD = 4  # at least, where there is so much to share out
+_STRIDES = ("image", "group", "channel", "depth", "row", "column")
+_ADDRESSES = 5  # arguments that change from call to call: the first ones
 _TERMS_OF_A_TURN = 20  # summed up in the time that a tile of sums takes to be turned by a quarter and written
 _WORTH_A_JOB = 2**17  # multiply–adds below which nothing is split further
 
@@ -108,9 +110,7 @@ class _Layout:
     cut: _Cut
 
     @staticmethod
-    def of(
-        spec: ConvSpec, axes: Axes, target: Target, threads: int, *, lanes_are_columns: bool
-    ) -> _Layout:
+    def of(spec: ConvSpec, axes: Axes, target: Target, threads: int, *, lanes_are_columns: bool) -> _Layout:
         """Choose a tile, then bands and spans."""
         tile = _Tile.of(spec, axes, target, lanes_are_columns=lanes_are_columns)
         return _Layout(axes, tile, _cut(spec, axes, tile, tile.overread(target.lanes(spec.dtype)), threads))
@@ -126,10 +126,7 @@ class _Cut:
         Rows and columns of a job.
     bands, spans, parts, part : int
         How many of each; output channels are split into ``parts`` of ``part`` blocks.
-    strip_rows, pitch : int
-        Of the strip: rows, and items from row to row.
-    strip_items : int
-        One thread's strip.
+    strip : _Strip
     """
 
     band: int
@@ -138,9 +135,61 @@ class _Cut:
     spans: int
     parts: int
     part: int
-    strip_rows: int
-    pitch: int
-    strip_items: int
+    strip: _Strip
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """What a job reads, in scratch: all positions beneath it, or where that is less those of each tap, one by one.
+
+    Attributes
+    ----------
+    positions : sequence of int
+        The rows that it holds, from the first one on.
+    row_step, tap_rows : int
+        Its rows between two rows of outputs, and between two taps.
+    segments, segment_step, extent : int
+        Of a row: how many, positions between them, and positions in each.
+    tap_columns : int
+        Items between two taps along the columns.
+    planes : int
+    overread : int
+        Items beyond the last row that vectors read.
+    """
+
+    positions: Sequence[int]
+    row_step: int
+    tap_rows: int
+    segments: int
+    segment_step: int
+    extent: int
+    tap_columns: int
+    planes: int
+    overread: int
+
+    @staticmethod
+    def of(axes: Axes, channels: int, overread: int, band: int, span: int) -> _Strip:
+        """Return the smallest strip beneath a band and a span."""
+        depth, rows, columns = axes
+        beneath = (band - 1) * rows.stride + (rows.taps - 1) * rows.dilation + 1
+        read: tuple[Sequence[int], int, int] = range(beneath), rows.stride, rows.dilation
+        if band * rows.taps < beneath:
+            read = [k * rows.dilation + i * rows.stride for k in range(rows.taps) for i in range(band)], 1, band
+        extent, reach = (span - 1) * columns.stride + 1, (columns.taps - 1) * columns.dilation
+        row = 1, 0, extent + reach, columns.dilation
+        if columns.taps * extent < extent + reach:
+            row = columns.taps, columns.dilation, extent, extent
+        return _Strip(*read, *row, planes=channels * depth.taps, overread=overread)
+
+    @property
+    def pitch(self) -> int:
+        """Items of a row."""
+        return self.segments * self.extent
+
+    @property
+    def items(self) -> int:
+        """Items of one thread's strip."""
+        return self.planes * len(self.positions) * self.pitch + self.overread
 
 
 def _cut(spec: ConvSpec, axes: Axes, tile: _Tile, overread: int, threads: int) -> _Cut:
@@ -150,27 +199,22 @@ def _cut(spec: ConvSpec, axes: Axes, tile: _Tile, overread: int, threads: int) -
     operands = prod(spec.input_shape) + prod(spec.output_shape) + prod(spec.weight_shape)
     most = min(_STRIP_BYTES // spec.itemsize, int(_WORKSPACE_SHARE * operands) // threads)
 
-    def strip(band: int, span: int) -> tuple[int, int, int]:
-        strip_rows = (band - 1) * rows.stride + (rows.taps - 1) * rows.dilation + 1
-        pitch = (span - 1) * columns.stride + (columns.taps - 1) * columns.dilation + 1
-        return strip_rows, pitch, channels * depth.taps * strip_rows * pitch + overread
+    def strip(band: int, span: int) -> _Strip:
+        return _Strip.of(axes, channels, overread, band, span)
 
     leads, blocks = max(1, spec.batch) * spec.groups * depth.outputs, tile.blocks
     wanted = min(_JOBS_A_THREAD * threads, max(1, spec.macs // _WORTH_A_JOB)) if threads > 1 else 1
     span = columns.outputs
-    while strip(height, span)[2] > most and span > width:
+    while strip(height, span).items > most and span > width:
         span = max(width, -(-span // (2 * width)) * width)
     spans = -(-columns.outputs // span)
     band = rows.outputs
-    while band > height and (strip(band, span)[2] > most or leads * spans * -(-rows.outputs // band) < wanted):
+    while band > height and (strip(band, span).items > most or leads * spans * -(-rows.outputs // band) < wanted):
         band = max(height, min(band - 1, -(-band // (2 * height)) * height))
     bands = -(-rows.outputs // band)
     parts = min(blocks, max(1, -(-wanted // (leads * bands * spans))))
-    strip_rows, pitch, items = strip(band, span)
-    return _Cut(
-        band, span, bands, spans, -(-blocks // -(-blocks // parts)), -(-blocks // parts),
-        strip_rows, pitch, items,
-    )  # fmt: skip
+    part = -(-blocks // parts)
+    return _Cut(band, span, bands, spans, -(-blocks // part), part, strip(band, span))
 
 
 class DirectPanels:
@@ -190,11 +234,13 @@ class DirectPanels:
         self._row = _Layout.of(spec, row, self._target, threads, lanes_are_columns=turned) if row else None
         self._tile = self._split.tile
         self._no_bias = np.zeros(spec.out_channels, spec.dtype)
-        self._strip_items = max(layout.cut.strip_items for layout in (self._split, self._row or self._split))
+        self._strip_items = max(layout.cut.strip.items for layout in (self._split, self._row or self._split))
         self._scratch = ScratchPool(lambda: aligned(self._strip_items * threads, spec.dtype))
         self._calls: dict[Any, tuple[Kernel, tuple[int, ...], int]] = {}
         self._alive: list[Any] = []  # tables that calls hold addresses of
-        self.workspace_bytes = (self._strip_items * threads + spec.out_channels) * spec.itemsize
+        layouts = [layout for layout in (self._split, self._row) if layout]
+        tables = sum(axis.sources.table.nbytes for layout in layouts for axis in layout.axes)
+        self.workspace_bytes = (self._strip_items * threads + spec.out_channels) * spec.itemsize + tables
         self._terms = prod(spec.weight_shape[1:])
         self._packed = self._tile.packed_outputs(self._outputs) * self._terms  # items a group
         self.prepared_bytes = spec.groups * self._packed * spec.itemsize
@@ -239,10 +285,14 @@ class DirectPanels:
         in_place = _reads_in_place(axes) and not (
             tile.lanes_are_columns and (x[5] != 1 or tile.overread(self._target.lanes(spec.dtype)))
         )
-        stride, row_pitch = columns.stride, rows.stride * cut.pitch
-        tap_strides: tuple[int, ...] = cut.strip_rows * cut.pitch, cut.pitch, 1
-        if in_place:
-            stride, row_pitch, tap_strides = columns.stride * x[5], rows.stride * x[4], x[3:]
+        strip = cut.strip
+        if in_place:  # padding may be negative: the first position is not always the first sample
+            stride, row_pitch = columns.stride * x[5], rows.stride * x[4]
+            first = sum(int(axis.sources.table[0]) * step for axis, step in zip(axes, x[3:], strict=True))
+            offsets = np.array([first], np.int64)
+        else:
+            stride, row_pitch = columns.stride, strip.row_step * strip.pitch
+            offsets = _tap_offsets(axes, strip)
         variant = Variant(
             dtype=spec.dtype,
             shape=tile.shape,
@@ -257,21 +307,28 @@ class DirectPanels:
             channels_last=y[2] == 1,
             lanes_are_columns=tile.lanes_are_columns,
         )
-        offsets = _tap_offsets(axes, tap_strides, in_strip=not in_place)
-        if in_place:  # padding may be negative: the first position is not always the first sample
-            offsets += sum(int(axis.sources.table[0]) * step for axis, step in zip(axes, x[3:], strict=True))
-        tables = depth.sources.table, rows.sources.table, columns.sources.table, offsets
-        extent = (cut.span - 1) * columns.stride + (columns.taps - 1) * columns.dilation + 1
-        arguments = (
-            *x, *y, *map(address_of, tables[:3]), columns.sources.first, columns.sources.last, extent,
-            address_of(offsets), len(offsets), spec.in_channels // spec.groups, self._outputs,
-            spec.groups, depth.outputs, rows.outputs, columns.outputs, cut.bands, cut.band, cut.spans, cut.span,
-            tile.blocks, cut.parts, cut.part, self._packed, depth.taps, depth.stride, depth.dilation, rows.stride,
-            cut.strip_rows, cut.pitch, cut.strip_items,
-        )  # fmt: skip
+        tables = {
+            "depths": depth.sources.table, "rows": rows.sources.table, "columns": columns.sources.table,
+            "offsets": offsets, "positions": np.array(strip.positions, np.int64),
+        }  # fmt: skip
         self._alive.append(tables)
+        named = {
+            **{f"x_{name}": step for name, step in zip(_STRIDES, x, strict=True)},
+            **{f"y_{name}": step for name, step in zip(_STRIDES, y, strict=True)},
+            **{name: address_of(table) for name, table in tables.items()},
+            "first": columns.sources.first, "last": columns.sources.last, "extent": strip.extent,
+            "taps": len(offsets), "channels": spec.in_channels // spec.groups, "outputs": self._outputs,
+            "groups": spec.groups, "output_depths": depth.outputs, "output_rows": rows.outputs,
+            "output_columns": columns.outputs, "bands": cut.bands, "band": cut.band, "spans": cut.spans,
+            "span": cut.span, "blocks": tile.blocks, "parts": cut.parts, "part": cut.part,
+            "group_weights": self._packed, "depth_taps": depth.taps, "depth_stride": depth.stride,
+            "depth_dilation": depth.dilation, "row_stride": rows.stride, "row_pitch": row_pitch,
+            "strip_rows": len(strip.positions), "segments": strip.segments, "segment_step": strip.segment_step,
+            "segment_pitch": strip.extent, "pitch": strip.pitch, "strip_items": strip.items,
+        }  # fmt: skip
         jobs = spec.batch * spec.groups * depth.outputs * cut.bands * cut.spans * cut.parts
-        return panel_direct.kernel(variant, self._target), arguments, jobs
+        kernel = panel_direct.kernel(variant, self._target)
+        return kernel, tuple(named[name] for name in panel_direct.ARGUMENTS[_ADDRESSES:]), jobs
 
 
 def _reads_in_place(axes: Sequence[Axis]) -> bool:
@@ -279,10 +336,8 @@ def _reads_in_place(axes: Sequence[Axis]) -> bool:
     return all(axis.taps == axis.sources.step == 1 and axis.sources.in_place for axis in axes)
 
 
-def _tap_offsets(axes: Sequence[Axis], strides: Sequence[int], *, in_strip: bool) -> NDArray[np.int64]:
-    """Return where each tap reads, from where the first one does; in a strip, taps of the depth are planes."""
-    steps = [axis.dilation for axis in axes]
-    if in_strip:
-        steps[0] = 1
-    places = [np.arange(axis.taps) * step * stride for axis, step, stride in zip(axes, steps, strides, strict=True)]
-    return np.add.outer(np.add.outer(*places[:2]), places[2]).ravel().astype(np.int64)
+def _tap_offsets(axes: Axes, strip: _Strip) -> NDArray[np.int64]:
+    """Return where each tap reads in a strip, from where the first one does."""
+    steps = len(strip.positions) * strip.pitch, strip.tap_rows * strip.pitch, strip.tap_columns
+    depth, rows, columns = (np.arange(axis.taps) * step for axis, step in zip(axes, steps, strict=True))
+    return np.add.outer(np.add.outer(depth, rows), columns).ravel().astype(np.int64)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convbench.algorithms.blocking import GroupedBias, ScratchPool
+from convbench.algorithms.blocking import GroupedBias
 from convbench.algorithms.box import addition_chain, equal_taps
 from convbench.algorithms.fused_separable import (
     Factors,
@@ -17,19 +17,21 @@ from convbench.algorithms.fused_separable import (
     kernel_axes,
     line_arguments,
     line_cut,
-    strides_in_items,
+    place_arguments,
 )
 from convbench.arrays import Namespace
 from convbench.jit import pool
-from convbench.jit.box import BoxForm, box_kernel
+from convbench.jit.box import ARGUMENTS, BoxForm, box_kernel
 from convbench.jit.compile import Kernel
-from convbench.jit.memory import address_of, aligned
+from convbench.jit.memory import address_of, keep, usual_strides
 from convbench.jit.target import host_target
 from convbench.spec import ConvSpec
 
 __all__ = ["FusedBox"]
 
 Array = NDArray[Any]
+
+_GIVEN = ARGUMENTS.index("scratch") + 1  # arguments that change from call to call come first
 
 
 class Mixing(NamedTuple):
@@ -53,8 +55,6 @@ class FusedBox:
         by_taps = has_few_taps(self._axes) and spec.out_channels == spec.groups
         simple = depth.taps == 1 and rows.shared and columns.shared and 0 not in spec.output_shape
         self._in_lines = simple and not by_taps
-        as_laid_out = self._in_lines and spec.layout == "channels_first"
-        self._passes = FusedSeparable(ns, spec, threads, compile_now=not as_laid_out)
         self._chain = np.array(addition_chain(columns.taps), np.int64).reshape(-1, 4)
         self._target = host_target()
         self._cut = line_cut(
@@ -68,17 +68,15 @@ class FusedBox:
             multiple=rows.taps,
         )
         self._no_bias = np.zeros(spec.out_channels, spec.dtype)
-        self._scratch = ScratchPool(lambda: aligned(self._cut.items * threads, spec.dtype))
         self._made: dict[Any, tuple[Kernel, tuple[int, ...]] | None] = {}
+        usual = usual_strides(spec)
+        in_lines = keep(self._made, usual, self._make_call(*usual)) is not None
+        items = self._in_lines * self._cut.items * threads
+        self._passes = FusedSeparable(ns, spec, threads, compile_now=not in_lines, scratch_items=items)
         pairs = spec.out_channels * (spec.in_channels // spec.groups)
-        self.workspace_bytes = self._passes.workspace_bytes + self._in_lines * self._cut.items * threads * spec.itemsize
+        self.workspace_bytes = self._passes.workspace_bytes
         self.prepared_bytes = self._passes.prepared_bytes + pairs * spec.itemsize
-        self.flops = self._count_flops() if self._in_lines else self._passes.flops
-        if as_laid_out:
-            self._kernel()
-
-    def _kernel(self) -> Kernel:
-        return box_kernel(self._target, BoxForm(self._spec.dtype, len(self._chain) > 0))
+        self.flops = self._count_flops() if in_lines else self._passes.flops
 
     def prepare(self, w: Array) -> tuple[Mixing, None]:
         """Return the one weight of each pair of channels."""
@@ -91,13 +89,13 @@ class FusedBox:
         try:
             call = self._made[strides]
         except KeyError:
-            call = self._made[strides] = self._make_call(*strides)
+            call = keep(self._made, strides, self._make_call(*strides))
         if call is None:
             return self._passes.run(first, second.passes, bias, out)
         kernel, arguments = call
         fused = bias is not None and self._spec.bias == "channel"
         starts = np.ascontiguousarray(bias) if fused else self._no_bias
-        with self._scratch.borrow() as scratch:
+        with self._passes.scratch.borrow() as scratch:
             addresses = map(address_of, (first, out, starts, second.weights, scratch))
             jobs = self._spec.batch * self._spec.groups * prod(self._cut.blocks)
             pool.run(kernel, (*addresses, *arguments), jobs, self._threads)
@@ -108,12 +106,13 @@ class FusedBox:
     def _make_call(self, x_bytes: tuple[int, ...], y_bytes: tuple[int, ...]) -> tuple[Kernel, tuple[int, ...]] | None:
         """Return the kernel for arrays of these strides, and the arguments that do not change."""
         spec = self._spec
-        x, y = (strides_in_items(spec, self._axes, strides) for strides in (x_bytes, y_bytes))
-        if not self._in_lines or x[-1] != 1:
+        known = place_arguments(spec, self._axes, x_bytes, y_bytes)
+        if not self._in_lines or known["x2"] != 1:
             return None
-        channels = spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups
-        chain = address_of(self._chain), len(self._chain)
-        return self._kernel(), (*x, *y, *channels, *line_arguments(self._axes, self._cut), *chain)
+        known |= line_arguments(self._axes, self._cut)
+        known |= {"chain": address_of(self._chain), "steps": len(self._chain)}
+        kernel = box_kernel(self._target, BoxForm(spec.dtype, len(self._chain) > 0))
+        return kernel, tuple(known[name] for name in ARGUMENTS[_GIVEN:])
 
     def _count_flops(self) -> int:
         """Additions along columns and rows, and the mixing."""

@@ -19,10 +19,10 @@ from convbench.algorithms.lowrank import max_rank, pass_macs, tensor_train
 from convbench.algorithms.separable import EPS, long_axes, rank_too_high
 from convbench.arrays import Namespace
 from convbench.errors import UnsupportedWeights
-from convbench.jit import pool
+from convbench.jit import pool, separable_lines
 from convbench.jit import separable as kernels
 from convbench.jit.compile import Kernel
-from convbench.jit.memory import address_of, aligned
+from convbench.jit.memory import address_of, aligned, keep, usual_strides
 from convbench.jit.separable import GENERAL, ODD, SYMMETRIC, Form
 from convbench.jit.separable_lines import FewTaps, few_taps_kernel
 from convbench.jit.strips import Sources, axis_sources
@@ -30,7 +30,7 @@ from convbench.jit.target import Target, host_target
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
 
-__all__ = ["Factors", "FusedSeparable", "has_few_taps", "kernel_axes", "line_arguments", "line_cut", "strides_in_items"]
+__all__ = ["Factors", "FusedSeparable", "has_few_taps", "kernel_axes", "line_arguments", "line_cut", "place_arguments"]
 
 Array = NDArray[Any]
 Core = NDArray[np.float64]
@@ -45,6 +45,7 @@ _FEW = 12  # taps: up to here lines are filtered along columns first, without a 
 _LINE_BYTES = 2**12  # of a line: as many as a tile of columns makes fit into a first-level cache
 _JOBS_A_THREAD = 4
 _WORTH_A_JOB = 2**16  # multiply–adds
+_BOUNDARY = 16  # parts of scratch begin at multiples of so many items: on a cache line
 _UNREAD = -2  # in tables of rows
 
 
@@ -157,23 +158,30 @@ def _laid_out(
     vectors = rounded(-(-block[2] // lanes), kernels.row_vectors(target))
     width = vectors * lanes
     line = rounded(columns.extent(width) + columns.stride + lanes, lanes)
+    line_pitch = line + lanes
     strip_rows = rounded(depth.extent(block[0]) * rows.extent(block[1]), lanes) + tile * rows.stride
     second_rows = rounded(depth.extent(block[0]), tile) + tile * depth.stride if depth.taps > 1 else 0
     sizes = {
-        "line": lanes * (line + lanes) if turned else line,
+        "line": line_pitch * (lanes if turned else 1),  # all of it: phases of a strided row lie as far apart as fits
         "turned": lanes * (line + tile * columns.stride) if turned else 0,
         "results": lanes * (width + tile) if turned else 0,
         "strip": vectors * strip_rows * lanes + tile * rows.stride * lanes,
         "second": (vectors * rounded(block[1], tile) * second_rows + tile * depth.stride) * lanes * (depth.taps > 1),
         "patch": tile * lanes,
     }
+    places, items = _one_after_another(sizes)
+    blocks = tuple(-(-axis.outputs // size) for axis, size in zip(axes, block, strict=True))
+    panel = max(4, _PANEL_BYTES // (rows.extent(tile) * lanes * spec.itemsize))
+    return Cut(block, blocks, line_pitch, places, strip_rows, second_rows, panel, items)  # type: ignore[arg-type]
+
+
+def _one_after_another(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
+    """Return where parts of scratch begin, each on a cache line, and the size of all."""
     places, items = {}, 0
     for name, size in sizes.items():
         places[name] = items
-        items += rounded(size, 16)
-    blocks = tuple(-(-axis.outputs // size) for axis, size in zip(axes, block, strict=True))
-    panel = max(4, _PANEL_BYTES // (rows.extent(tile) * lanes * spec.itemsize))
-    return Cut(block, blocks, line + lanes, places, strip_rows, second_rows, panel, items)  # type: ignore[arg-type]
+        items += -(-size // _BOUNDARY) * _BOUNDARY
+    return places, items
 
 
 def has_few_taps(axes: tuple[Axis, Axis, Axis]) -> bool:
@@ -189,7 +197,7 @@ class LineCut:
     block: tuple[int, int]
     blocks: tuple[int, int, int]
     line_pitch: int
-    places: tuple[int, ...]  # zeros, rows, lines, patch, sums
+    places: dict[str, int]
     items: int
 
 
@@ -217,26 +225,38 @@ def line_cut(
     bands = -(-wanted // max(1, images * depth.outputs * tiles))
     height = max(1, min(rows.outputs, -(-rows.outputs // (bands * multiple)) * multiple))
     pitch = -(-(width + 2 * columns.taps + 2 * lanes) // 16) * 16
-    addresses = -(-(height + rows.taps + kernels.outputs_per_tile(target)) * 8 // (16 * spec.itemsize)) * 16
-    sizes = (pitch, addresses, lines * pitch, pitch, sums * pitch)
-    *places, items = (sum(sizes[:i]) for i in range(len(sizes) + 1))
-    return LineCut((height, width), (depth.outputs, -(-rows.outputs // height), tiles), pitch, tuple(places), items)
+    addresses = -(-(height + rows.taps + kernels.outputs_per_tile(target)) * 8 // spec.itemsize)
+    sizes = {"zeros": pitch, "rows": addresses, "lines": lines * pitch, "patch": pitch, "sums": sums * pitch}
+    places, items = _one_after_another(sizes)
+    return LineCut((height, width), (depth.outputs, -(-rows.outputs // height), tiles), pitch, places, items)
 
 
-def line_arguments(axes: tuple[Axis, Axis, Axis], cut: LineCut) -> tuple[int, ...]:
-    """Return what kernels in lines want to know beyond strides and channels; the axes own the tables."""
+def place_arguments(
+    spec: ConvSpec, axes: tuple[Axis, Axis, Axis], x_bytes: tuple[int, ...], y_bytes: tuple[int, ...]
+) -> dict[str, int]:
+    """Return what all kernels want to know of arrays whose groups are split off: channels, and strides in items."""
+    found = {
+        "groups": spec.groups,
+        "outs": spec.out_channels // spec.groups,
+        "channels": spec.in_channels // spec.groups,
+    }
+    for array, channel, strides in (("x", "c", x_bytes), ("y", "o", y_bytes)):
+        items = [stride // spec.itemsize for stride in strides]
+        found |= {f"{array}{name}": size for name, size in zip(("n", "g", channel), items[:3], strict=True)}
+        found |= {f"{array}{i}": items[3 + axis.place] if axis.place >= 0 else 0 for i, axis in enumerate(axes)}
+    return found
+
+
+def line_arguments(axes: tuple[Axis, Axis, Axis], cut: LineCut) -> dict[str, int]:
+    """Return what kernels in lines want to know beside; the axes own the tables."""
     _, rows, columns = axes
-    return (
-        rows.outputs, columns.outputs, rows.taps, columns.taps, *cut.block, *cut.blocks,
-        *(address_of(axis.sources.table) for axis in axes), columns.sources.first, columns.sources.last,
-        cut.items, cut.line_pitch, *cut.places,
-    )  # fmt: skip
-
-
-def strides_in_items(spec: ConvSpec, axes: tuple[Axis, Axis, Axis], strides: tuple[int, ...]) -> list[int]:
-    """Return the strides of example, group, channel and the kernel's axes of an array whose groups are split off."""
-    items = [stride // spec.itemsize for stride in strides]
-    return items[:3] + [items[3 + axis.place] if axis.place >= 0 else 0 for axis in axes]
+    tables = (address_of(axis.sources.table) for axis in axes)
+    found = {"p1": rows.outputs, "p2": columns.outputs, "k1": rows.taps, "k2": columns.taps}
+    found |= zip(("block1", "block2"), cut.block, strict=True)
+    found |= {f"blocks{i}": count for i, count in enumerate(cut.blocks)}
+    found |= zip(("rows0", "rows1", "columns"), tables, strict=True)
+    found |= {"first": columns.sources.first, "last": columns.sources.last}
+    return found | {"scratch_size": cut.items, "line_pitch": cut.line_pitch} | cut.places
 
 
 class Factors(NamedTuple):
@@ -257,9 +277,13 @@ class FusedSeparable:
     ----------
     compile_now : bool
         The kernel for arrays that lie as the layout suggests, rather than in the first call.
+    scratch_items : int
+        Size of scratch at least, for whoever borrows it as well.
     """
 
-    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, *, compile_now: bool = True) -> None:
+    def __init__(
+        self, ns: Namespace, spec: ConvSpec, threads: int, *, compile_now: bool = True, scratch_items: int = 0
+    ) -> None:
         self._ns, self._spec, self._threads = ns, spec, threads
         self._target = host_target()
         self.axes = kernel_axes(spec)
@@ -277,22 +301,19 @@ class FusedSeparable:
         self._tables = (_read_rows(depth), _read_rows(rows), columns.sources.table, *self._along_rows(turned))
         self._no_bias = np.zeros(spec.out_channels, spec.dtype)
         self._jobs = spec.batch * spec.out_channels * prod(self._cut.blocks) if 0 not in spec.output_shape else 0
-        items = max(self._cut.items, self._lines.items if self._lines else 0) * threads
-        self._scratch = ScratchPool(lambda: aligned(items, spec.dtype))
+        items = max(scratch_items, max(self._cut.items, self._lines.items if self._lines else 0) * threads)
+        self.scratch = ScratchPool(lambda: aligned(items, spec.dtype))
         self._made: dict[Any, tuple[Kernel, int, tuple[int, ...]]] = {}
-        self.workspace_bytes = items * spec.itemsize + sum(table.nbytes for table in self._tables)
+        tables = *self._tables, *(axis.sources.table for axis in self.axes[:2])
+        self.workspace_bytes = items * spec.itemsize + sum(table.nbytes for table in tables)
         pairs = spec.out_channels * (spec.in_channels // spec.groups)
         taps = sum(axis.taps for axis in self.axes)
         self.prepared_bytes = pairs * (taps * spec.itemsize + 8 * 5)
+        usual = usual_strides(spec)
+        self._usual_lines = self._lines if usual[0][-1] == spec.itemsize else None
         self.flops = self._count_flops((1,) * (len(self._sizes) - 1))
         if compile_now and self._jobs:
-            self._kernel(in_lines=spec.layout == "channels_first")
-
-    def _kernel(self, *, in_lines: bool) -> Kernel:
-        if self._lines and in_lines:
-            form = FewTaps(self._spec.dtype, *(axis.taps for axis in self.axes[1:]))
-            return few_taps_kernel(self._target, form)
-        return kernels.separable_kernel(self._target, self._form)
+            keep(self._made, usual, self._make_call(*usual))
 
     def _along_rows(self, turned: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where a line has each position of a row, and where each tap reads: strided rows lie in phases."""
@@ -376,11 +397,8 @@ class FusedSeparable:
         if self._jobs:
             starts = np.ascontiguousarray(bias) if fused else self._no_bias
             strides = first.strides, out.strides
-            call = self._made.get(strides)
-            if call is None:
-                call = self._made[strides] = self._make_call(*strides)
-            kernel, jobs, arguments = call
-            with self._scratch.borrow() as scratch:
+            kernel, jobs, arguments = self._made.get(strides) or keep(self._made, strides, self._make_call(*strides))
+            with self.scratch.borrow() as scratch:
                 addresses = map(address_of, (first, out, starts, second.taps, second.forms, scratch))
                 pool.run(kernel, (*addresses, *second.sizes, *arguments), jobs, self._threads)
         if bias is not None and not fused:
@@ -389,28 +407,35 @@ class FusedSeparable:
     def _make_call(self, x_bytes: tuple[int, ...], y_bytes: tuple[int, ...]) -> tuple[Kernel, int, tuple[int, ...]]:
         """Return the kernel for arrays of these strides, its jobs, and the arguments that do not change."""
         spec = self._spec
-        x, y = (strides_in_items(spec, self.axes, strides) for strides in (x_bytes, y_bytes))
-        images = spec.batch * spec.out_channels
-        channels = spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups
-        kernel = self._kernel(in_lines=x[-1] == 1)
-        if self._lines and x[-1] == 1:
-            fixed = line_arguments(self.axes, self._lines)
-            return kernel, images * prod(self._lines.blocks), (*x, *y, *channels, *fixed)
-        return kernel, images * prod(self._cut.blocks), (*x, *y, *channels, *self._strip_arguments(x[-1]))
+        known = place_arguments(spec, self.axes, x_bytes, y_bytes)
+        names: tuple[str, ...]
+        if self._lines and known["x2"] == 1:
+            form = FewTaps(spec.dtype, *(axis.taps for axis in self.axes[1:]))
+            kernel, names, blocks = few_taps_kernel(self._target, form), separable_lines.ARGUMENTS, self._lines.blocks
+            known |= line_arguments(self.axes, self._lines)
+        else:
+            kernel, names = kernels.separable_kernel(self._target, self._form), kernels.ARGUMENTS
+            known, blocks = known | self._strip_arguments(known["x2"]), self._cut.blocks
+        arguments = tuple(known[name] for name in names[len(kernels.WEIGHT_ARGUMENTS) :])
+        return kernel, spec.batch * spec.out_channels * prod(blocks), arguments
 
-    def _strip_arguments(self, step: int) -> tuple[int, ...]:
-        axes, cut = self.axes, self._cut
-        sources = axes[2].sources
-        neighbours = (sources.first, sources.last) if axes[2].stride == 1 and step == 1 else (0, 0)
-        sizes = zip(*((axis.outputs, axis.taps, axis.stride, axis.dilation) for axis in axes), strict=True)
-        return (
-            *(size for group in sizes for size in group), *cut.block, *cut.blocks,
-            *map(address_of, self._tables), *neighbours,
-            cut.items, cut.line_pitch, cut.strip_rows, cut.second_rows, cut.panel, *cut.places.values(),
-        )  # fmt: skip
+    def _strip_arguments(self, step: int) -> dict[str, int]:
+        cut, columns = self._cut, self.axes[2]
+        found: dict[str, int] = {}
+        for i, axis in enumerate(self.axes):
+            found |= {f"p{i}": axis.outputs, f"k{i}": axis.taps, f"s{i}": axis.stride, f"d{i}": axis.dilation}
+            found |= {f"block{i}": cut.block[i], f"blocks{i}": cut.blocks[i]}
+        found |= zip(("rows0", "rows1", "columns", "places", "offsets"), map(address_of, self._tables), strict=True)
+        neighbours = columns.stride == step == 1
+        found |= {"first": columns.sources.first * neighbours, "last": columns.sources.last * neighbours}
+        found |= {"scratch_size": cut.items, "line_pitch": cut.line_pitch, "panel": cut.panel}
+        return found | {"strip_rows": cut.strip_rows, "second_rows": cut.second_rows} | cut.places
 
     def _count_flops(self, ranks: tuple[int, ...]) -> int:
-        """Multiply and add in all passes, the halo of each block included; symmetric taps need fewer."""
+        """Multiply and add in all passes, the halo of each block included; symmetric taps need fewer.
+
+        In the form that arrays take which lie as the layout suggests.
+        """
         if not self._jobs:
             return 0
         bonds = dict(zip(self._long, zip((1, *ranks), (*ranks, 1), strict=True), strict=True))
@@ -420,6 +445,12 @@ class FusedSeparable:
     def _work(self) -> Iterator[tuple[Axis, int]]:
         """Yield the FLOPs of a pass along each axis, over one image."""
         depth, rows, columns = self.axes
+        if self._usual_lines:
+            *_, tiles = self._usual_lines.blocks
+            summed = columns.outputs + tiles * (columns.taps - 1)
+            yield rows, 2 * rows.taps * depth.outputs * rows.outputs * summed
+            yield columns, 2 * columns.taps * depth.outputs * rows.outputs * columns.outputs
+            return
         halos = [
             sum(axis.extent(min(size, axis.outputs - i * size)) for i in range(count))
             for axis, size, count in zip(self.axes, self._cut.block, self._cut.blocks, strict=True)

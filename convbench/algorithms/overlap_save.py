@@ -40,7 +40,7 @@ from convbench.jit.target import Target, host_target
 from convbench.spec import DTYPES, ConvSpec
 from convbench.transforms import transform_flops
 
-__all__ = ["OverlapSave", "Tiles", "choose_tiles"]
+__all__ = ["NothingToDo", "OverlapSave", "Tiles", "choose_tiles"]
 
 _INT_BYTES = 8
 
@@ -278,6 +278,19 @@ class _Round:
     back: _Call | None = None
 
 
+class NothingToDo:
+    """For a result without elements, whether any tile holds its kernel or not."""
+
+    workspace_bytes = prepared_bytes = flops = 0
+
+    def prepare(self, w: Array) -> tuple[Any, None]:
+        """Return the weights as they are."""
+        return w, None
+
+    def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
+        """Leave ``out`` as it is."""
+
+
 class OverlapSave:
     """Overlap-save along one or two axes: any stride, dilation, groups, padding and boundary, float32 and float64.
 
@@ -305,7 +318,7 @@ class OverlapSave:
         if not self._single:
             self._groups_at_once = _groups_at_once(spec, tiles)
             self._products = product_kernel(target, spec.dtype)
-        self._calls = self._plan_calls() if 0 not in spec.result_shape else []
+        self._calls = self._plan_calls()
         self._weight_calls = self._plan_weights()
         self._scratch = ScratchPool(self._new_scratch)
         with self._scratch.borrow():
@@ -331,11 +344,11 @@ class OverlapSave:
         return _Call(chain(target), jobs, known, kernels)
 
     def _tables(self) -> dict[str, NDArray[Any]]:
-        """Return the constants of the transforms, and a row of zeros."""
+        """Return the constants of the transforms, and what rows of zeros read."""
         found = constants(self._shape, self._target)
         names = ("twiddles1", "twiddles2", "odd", "odd_back", "cross")
         rounded = {name: getattr(found, name).astype(self._spec.dtype) for name in names}
-        zeros = np.zeros(self._shape.pitch, self._spec.dtype)
+        zeros = np.zeros(1 if self._shape.line else self._shape.pitch, self._spec.dtype)  # a line reads but one
         return {**rounded, "partners": found.partners, "zeros": zeros}
 
     def _geometry(self, phase: tuple[int, ...], subgrid: tuple[int, ...]) -> dict[str, Any]:
@@ -481,8 +494,6 @@ class OverlapSave:
 
     def run(self, first: Array, second: Any, bias: Array | None, out: Array) -> None:
         """Fill ``out``."""
-        if not self._calls:
-            return
         itemsize, weights = self._spec.itemsize, address_of(second)
         x = _place(first, itemsize)
         with self._scratch.borrow() as (_, (scratch, *spectra)):

@@ -148,8 +148,9 @@ def _cuts(way: _Way, axes: Axes, leads: int) -> Iterator[_Cut]:
             count = min(plane // strip(*whole)[2], leads, max(1, _MOST_POSITIONS // prod(whole)))
             lead, band, span = _even(leads, count), *whole
         elif strip(1, columns.outputs)[2] <= plane and columns.outputs <= _MOST_POSITIONS:
-            highest = next(b for b in range(rows.outputs, 0, -1) if strip(b, columns.outputs)[2] <= plane)
-            most = min(highest, max(1, _MOST_POSITIONS // columns.outputs))
+            room = plane // (way.taps[0] * strip(1, columns.outputs)[1]) - row_halo
+            highest = 1 + room // (rows.stride // row_step)
+            most = min(highest, rows.outputs, max(1, _MOST_POSITIONS // columns.outputs))
             lead, band, span = 1, _even(rows.outputs, most), columns.outputs
         else:
             room = plane // (way.taps[0] * row_halo) - column_halo

@@ -17,7 +17,7 @@ from convbench.algorithms.winograd_tiles import choose_tiling, cut_of, stacked, 
 from convbench.arrays import Namespace
 from convbench.jit import pool, winograd
 from convbench.jit.compile import Kernel
-from convbench.jit.memory import address_of, aligned
+from convbench.jit.memory import address_of, aligned, keep, usual_strides
 from convbench.jit.panel import PanelShape, panel_shape
 from convbench.jit.strips import axis_sources
 from convbench.jit.target import host_target
@@ -27,6 +27,9 @@ from convbench.spec import ConvSpec
 __all__ = ["FusedWinograd"]
 
 Array = NDArray[Any]
+
+_AXES = "depth", "row", "column"
+_GIVEN = winograd.ARGUMENTS.index("scratch") + 1  # arguments that change from call to call come first
 
 
 class FusedWinograd:
@@ -50,14 +53,16 @@ class FusedWinograd:
         self._panels, self._channel_vectors = -(-self._outputs // self._width), -(-self._channels // lanes)
         self._blocks = stacks(spec) * prod(self._cut.blocks)
         self._frequencies = prod(self._size)
-        self._plan_scratch(lanes)
         self._tables, self._inside = self._sources()
+        self._plan_scratch(lanes)
         self._no_bias = np.zeros(spec.groups * self._panels * self._width, spec.dtype)
         self._calls: dict[Any, tuple[Kernel, list[tuple[tuple[int, ...], int]]]] = {}
         packed = spec.groups * self._frequencies * self._channels * self._panels * self._width
         self.prepared_bytes = packed * spec.itemsize
         tiles = prod(self._cut.tiles) * stacks(spec)
         self.flops = tiles * (2 * self._frequencies * self._outputs * self._channels + self._transform_flops())
+        usual = usual_strides(spec)
+        keep(self._calls, usual, self._made_call(*usual))
 
     def _transform_flops(self) -> int:
         """Of one tile's samples and products: a multiply–add for each entry of the matrices, without their pairs."""
@@ -83,7 +88,7 @@ class FusedWinograd:
         self._scratch_at = values * spec.itemsize
         self._scratch = ScratchPool(lambda: aligned(items, spec.dtype))
         biases = 2 * spec.groups * self._panels * self._width
-        self.workspace_bytes = (items + biases) * spec.itemsize
+        self.workspace_bytes = (items + biases) * spec.itemsize + sum(table.nbytes for table in self._tables)
 
     def _sources(self) -> tuple[list[NDArray[np.int64]], tuple[int, int]]:
         """Return what each axis reads, as far as tiles reach, and the columns that read neighbours."""
@@ -92,7 +97,7 @@ class FusedWinograd:
         sizes, outputs = stacked(spec, spec.input_size), stacked(spec, spec.output_size)
         axes = zip(sizes, outputs, before, self._cut.tiles, strict=True)
         for (size, p, a, n), m, r in zip(axes, self._tile, self._taps, strict=True):
-            sources = axis_sources(size, p + r - 1, a, spec.boundary)
+            sources = axis_sources.__wrapped__(size, p + r - 1, a, spec.boundary)  # only the longer table is kept
             table = np.full(n * m + r - 1, -1, np.int64)
             table[: len(sources.table)] = sources.table
             tables.append(table)
@@ -119,10 +124,7 @@ class FusedWinograd:
         """Fill ``out``."""
         fused = bias is not None and self._spec.bias == "channel"
         key = first.strides, out.strides
-        call = self._calls.get(key)
-        if call is None:
-            call = self._calls[key] = self._made_call(*key)
-        kernel, stages = call
+        kernel, stages = self._calls.get(key) or keep(self._calls, key, self._made_call(*key))
         added = self._no_bias if bias is None or not fused else self._padded(bias)
         with self._scratch.borrow() as scratch:
             values = address_of(scratch)
@@ -143,22 +145,17 @@ class FusedWinograd:
         self, x_bytes: tuple[int, ...], y_bytes: tuple[int, ...]
     ) -> tuple[Kernel, list[tuple[tuple[int, ...], int]]]:
         """Return the kernel for arrays of these strides, and for each stage its arguments and jobs."""
-        spec, cut = self._spec, self._cut
+        cut = self._cut
         x, y = (self._in_items(strides) for strides in (x_bytes, y_bytes))
-        variant = Variant(spec.dtype, self._tile, self._taps, self._shape, _order(x), _order(y))
-        inside = (0, 0) if variant.x_order == "nothing" else self._inside
+        variant = Variant(self._spec.dtype, self._tile, self._taps, self._shape, _order(x), _order(y))
+        known = self._known_arguments(x, y, (0, 0) if variant.x_order == "nothing" else self._inside)
 
         def stage(first: int, blocks: int, vectors: int, panels: int) -> tuple[tuple[int, ...], int]:
             """Work on some blocks; by parts of so many vectors of channels, or panels of outputs."""
             parts = max(self._channel_vectors // vectors if vectors else 0, self._panels // panels if panels else 0)
-            arguments = (
-                *x, *y, *map(address_of, self._tables), *inside, spec.groups, self._channels, self._outputs,
-                *stacked(spec, spec.output_size), *cut.tiles, *cut.block, *cut.blocks, blocks,
-                first, vectors, panels, self._panels, cut.slots, self._pitch,
-                self._values_items * (cut.together > 0), self._values_items * (cut.together == 0),
-                self._thread_items, self._products_items,
-            )  # fmt: skip
-            return arguments, blocks * parts
+            here = {"first_block": first, "blocks": blocks, "channel_part": vectors, "panel_part": panels}
+            arguments = known | here
+            return tuple(arguments[name] for name in winograd.ARGUMENTS[_GIVEN:]), blocks * parts
 
         if not cut.together:
             stages = [stage(0, self._blocks, self._channel_vectors, self._panels)]
@@ -167,6 +164,22 @@ class FusedWinograd:
             parts = [(first, min(cut.together, self._blocks - first)) for first in starts]
             stages = [stage(*part, *halves) for part in parts for halves in ((1, 0), (0, 1))]
         return winograd.kernel(variant, self._target), stages
+
+    def _known_arguments(self, x: tuple[int, ...], y: tuple[int, ...], inside: tuple[int, int]) -> dict[str, int]:
+        """Return what all stages of a call are told, by name; columns ``inside`` read neighbours."""
+        spec, cut = self._spec, self._cut
+        known = {"first": inside[0], "last": inside[1], "groups": spec.groups, "panels": self._panels}
+        known |= {"channels": self._channels, "outputs": self._outputs, "slots": cut.slots, "pitch": self._pitch}
+        for array, steps in (("x", x), ("y", y)):
+            names = (f"{array}_{name}" for name in ("image", "group", "channel", *_AXES))
+            known |= zip(names, steps, strict=True)
+        sizes = stacked(spec, spec.output_size), cut.tiles, cut.block, cut.blocks, map(address_of, self._tables)
+        for axis, size, tiles, block, blocks, table in zip(_AXES, *sizes, strict=True):
+            known |= {f"{axis}s": table, f"output_{axis}s": size, f"tile_{axis}s": tiles}
+            known |= {f"block_{axis}": block, f"blocks_{axis}": blocks}
+        known["values_block" if cut.together else "values_thread"] = self._values_items
+        known["values_thread" if cut.together else "values_block"] = 0
+        return known | {"scratch_thread": self._thread_items, "strip": self._products_items}
 
     def _in_items(self, strides: tuple[int, ...]) -> tuple[int, ...]:
         """Return (image, group, channel, depth, row, column), images stacked, of (N, G, C, *axes) in bytes."""

@@ -30,6 +30,7 @@ _REREAD_NS = 0.01  # a byte of values, for each panel
 _RUN_NS = 18  # to begin a row of samples or outputs of one channel
 _CALL_NS = 10_000  # to begin and end work on threads
 _VALUES_BYTES = 2**22  # of blocks whose values exist at once
+_FINE_PARTS = 16  # of an axis: all numbers of parts up to that are tried
 _DIGIT_WORTH = 1.2  # times the time, for errors a tenth as large
 
 
@@ -169,9 +170,25 @@ def _items(tiles: int, most: int) -> int:
     return min(range(most, most // 2, -1), key=lambda items: -(-tiles // items) * (items + 2))
 
 
+def _equal_parts(size: int) -> list[int]:
+    """Return how large 1, 2, 3, … equal parts are, rounded up: each size once, the smallest first.
+
+    Beyond 16 parts each time a sixteenth more of them, so that long axes have few hundred sizes.
+
+    >>> _equal_parts(10)
+    [1, 2, 3, 4, 5, 10]
+    """
+    parts, sizes = 1, [max(1, size)]
+    while sizes[-1] > 1:
+        fewest = -(-size // (sizes[-1] - 1))  # that are smaller
+        parts = max(fewest, parts + parts // _FINE_PARTS)
+        sizes.append(-(-size // parts))
+    return sizes[::-1]
+
+
 def _block_shapes(tiles: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
     """Parts of a row of tiles, then rows of a plane, then planes; the smallest first."""
-    depths, rows, columns = (sorted({-(-n // parts) for parts in range(1, n + 1)} or {1}) for n in tiles)
+    depths, rows, columns = map(_equal_parts, tiles)
     yield from ((1, 1, column) for column in columns)
     yield from ((1, row, columns[-1]) for row in rows[1:])
     yield from ((depth, rows[-1], columns[-1]) for depth in depths[1:])
@@ -185,8 +202,9 @@ def choose_tiling(spec: ConvSpec) -> Tiling:
     """Return the tiles that should take the least time, unless a little more gains digits.
 
     In float32 rounding errors may not be magnified by more than ``MOST_AMPLIFICATION``. The choice is the same on every
-    machine, as the error bound depends on it.
+    machine, as the error bound depends on it. Of an empty batch they are those of one image.
     """
+    spec = spec.replace(batch=max(1, spec.batch))
     choices = product(*map(_choices, spec.kernel_size))
     tiles = [tile for tile in choices if spec.dtype != "float32" or growth(spec, tile) <= MOST_AMPLIFICATION]
 

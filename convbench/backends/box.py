@@ -1,4 +1,4 @@
-"""``box``: running sums for kernels whose taps are all equal, compiled; other weights are refused."""
+"""``box``: sums of windows, for kernels whose taps are all equal, compiled; other weights are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _bound(spec: ConvSpec) -> ErrorBound:
 
 BACKEND = CompiledBackend(
     name="box",
-    summary="running sums from ends and beginnings, compiled",
+    summary="running sums, or equal taps multiplied (few, strided, dilated, 3-D, channels last), compiled",
     algorithm=_planned,
     bound=_bound,
     limits=replace(WHOLE_FAMILY, dtypes=FLOATS, ops=("forward", "input_grad"), axes=(1, 2, 3), also=why_not_box),

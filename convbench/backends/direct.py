@@ -17,13 +17,16 @@ def _native(spec: ConvSpec) -> bool:
 
 
 def _algorithm(ns: Namespace, spec: ConvSpec, threads: int) -> Algorithm:
-    """Lanes are output channels where there are enough of them in a group, else neighbouring outputs."""
+    """Lanes are outputs of a group where it has enough; of depthwise narrow images channels; else columns."""
+    from convbench.algorithms import direct_channels
     from convbench.algorithms.direct_panels import DirectPanels
     from convbench.algorithms.direct_rows import DirectRows, suits
     from convbench.algorithms.weight_gradient import PanelWeightGradient
 
     if spec.op == "weight_grad":
         return PanelWeightGradient(ns, spec, threads)
+    if direct_channels.suits(spec):
+        return direct_channels.DirectChannels(ns, spec, threads)
     return (DirectRows if suits(spec) else DirectPanels)(ns, spec, threads)
 
 

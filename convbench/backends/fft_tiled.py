@@ -17,9 +17,9 @@ from convbench.spec import ConvSpec
 
 
 def _algorithm(ns: Namespace, spec: ConvSpec, threads: int) -> Algorithm:
-    from convbench.algorithms.overlap_save import OverlapSave
+    from convbench.algorithms.overlap_save import NothingToDo, OverlapSave
 
-    return OverlapSave(ns, spec, threads)
+    return NothingToDo() if 0 in spec.result_shape else OverlapSave(ns, spec, threads)
 
 
 def _tiling(spec: ConvSpec) -> Tiling | None:

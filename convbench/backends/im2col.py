@@ -6,6 +6,7 @@ from convbench.algorithms.family import planned
 from convbench.algorithms.im2col import Im2col
 from convbench.arrays import Namespace
 from convbench.backend import Algorithm, AlgorithmBackend, forward_and_shared, import_problem, version_of
+from convbench.backends._compiled import WholeItems, target_problem
 from convbench.ops import front_doors
 from convbench.refusals import FLOATS, WHOLE_FAMILY
 from convbench.spec import ConvSpec
@@ -17,20 +18,30 @@ class _Im2col(AlgorithmBackend):
     @property
     def implementation(self) -> str:
         """Both methods and what they are for, where machine code can be made."""
-        if import_problem("llvmlite") is not None:
+        if not _machine_code():
             return super().implementation
         from convbench.jit.target import host_target
 
         libraries = f"{host_target().name}, llvmlite {version_of('llvmlite')}"
         return (
-            f"forward in {' and '.join(FLOATS)}, shared weights, 1 to 3 axes: implicit GEMM, compiled ({libraries}); "
-            f"else {super().implementation}"
+            f"forward, and what is done as forward convolutions, in {' and '.join(FLOATS)}, shared weights, "
+            f"1 to 3 axes: implicit GEMM, compiled ({libraries}); else {super().implementation}"
         )
+
+    def _realised(self, ns: Namespace, spec: ConvSpec, threads: int) -> Algorithm:
+        made = super()._realised(ns, spec, threads)
+        whole: Algorithm = WholeItems(made, spec) if spec.dtype in FLOATS and _machine_code() else made
+        return whole
 
 
 def _compiles(spec: ConvSpec) -> bool:
     """Tell whether a spec is for the implicit GEMM."""
-    return forward_and_shared(spec) and spec.dtype in FLOATS and spec.ndim <= 3 and import_problem("llvmlite") is None
+    return forward_and_shared(spec) and spec.dtype in FLOATS and spec.ndim <= 3 and _machine_code()
+
+
+def _machine_code() -> bool:
+    """Tell whether kernels can be made here."""
+    return import_problem("llvmlite.binding") is None and target_problem() is None
 
 
 def _planned(ns: Namespace, spec: ConvSpec, threads: int) -> Algorithm:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from convbench.bench.frames import Row, Rows, by_case, is_timed, pandas, rows_of
 from convbench.bench.ratios import row_ratio
 from convbench.bench.standings import best_of
-from convbench.errors import SpecError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,11 +38,6 @@ def duels(
         ``rival_s``, ``speed`` (the rival's time over the own, paired within passes) with ``low`` and ``high`` (99 %),
         ``speed_with_prepare`` (the least sums of a preparation and a call of each side), ``limit_share`` (what the
         machine could attain at best for this case, over the own time).
-
-    Raises
-    ------
-    SpecError
-        If there is no such case.
     """
     rows = [row for row in rows_of(table) if keep(row) and is_timed(row)]
     sides = {
@@ -59,8 +53,6 @@ def duels(
         for case, mine in best["own"].items()
         if case in best["rival"]
     ]
-    if not found:
-        raise SpecError("RUN", "", "has no case with a time of both an own backend and a rival that were asked for")
     frame: DataFrame = pandas().DataFrame(found)
     return frame
 

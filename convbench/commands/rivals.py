@@ -43,10 +43,11 @@ def rivals(folder: Path, own: str, against: str, pattern: str | None, form: str)
     def keep(row: Row) -> bool:
         return wanted(replace(Case.parse(str(row["case"])), group=row["group"], weight=row["weight"]))
 
-    try:
-        found = duels(figures(load_results(folder), None), own, against, keep)
-    except SpecError as error:
-        raise SpecError("RUN", str(folder), error.rule) from None
+    table = figures(load_results(folder), None)
+    found = duels(table, own, against, keep)
+    if found.empty:
+        rule = "has no case with a time of both an own backend and a rival that were asked for"
+        raise SpecError("RUN", str(folder), rule)
     if form == "markdown":
         print("\n\n".join((grid(found).markdown(), conclusion(found) + ".", LEGEND + ".")))
         return

@@ -22,7 +22,7 @@ from typing import Any
 
 from convbench.jit.target import Target
 
-__all__ = ["Kernel", "cache_folder", "cache_trouble", "compiled"]
+__all__ = ["Kernel", "cache_folder", "cache_trouble", "compiled", "read_own", "write_own"]
 
 _DIGEST = 32
 _lock = Lock()
@@ -80,13 +80,11 @@ def compiled(text: str, name: str, target: Target) -> Kernel:
 
 def _object_code(text: str, key: str, target: Target) -> bytes:
     path = cache_folder() / f"{key}.o"
-    with suppress(OSError):
-        found = _read(path, key)
-        if found is not None:
-            return found
-    code = _compile(text, target)
-    with suppress(OSError):  # a folder that cannot be written costs time, not the result
-        _write(path, key, code)
+    entry = read_own(path) or b""
+    digest, code = entry[:_DIGEST], entry[_DIGEST:]
+    if digest != _digest(key, code):
+        code = _compile(text, target)
+        write_own(path, _digest(key, code) + code)
     return code
 
 
@@ -98,30 +96,29 @@ def _key(text: str, target: Target) -> str:
     return hashlib.sha256("\0".join([*map(str, versions), text]).encode()).hexdigest()
 
 
-def _read(path: Path, key: str) -> bytes | None:
-    """Return the code of an entry that can be believed, None if there is none."""
-    if not _is_own(path.parent.stat()):
-        return None
-    with path.open("rb") as file:
-        if not _is_own(os.fstat(file.fileno())):
-            return None
-        entry = file.read()
-    digest, code = entry[:_DIGEST], entry[_DIGEST:]
-    return code if digest == _digest(key, code) else None
+def read_own(path: Path) -> bytes | None:
+    """Return what a file holds that nobody else can have written, None if there is none."""
+    with suppress(OSError):
+        if _is_own(path.parent.stat()):
+            with path.open("rb") as file:
+                return file.read() if _is_own(os.fstat(file.fileno())) else None
+    return None
 
 
-def _write(path: Path, key: str, code: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_own(path.parent.stat()):
-        return
-    handle, temporary = tempfile.mkstemp(dir=path.parent)  # for this user alone
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_digest(key, code) + code)
-        os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too
-        os.unlink(temporary)
-        raise
+def write_own(path: Path, content: bytes) -> None:
+    """Write a file as a whole for :func:`read_own`; a folder that cannot be written costs time, not the result."""
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_own(path.parent.stat()):
+            return
+        handle, temporary = tempfile.mkstemp(dir=path.parent)  # for this user alone
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(temporary, path)
+        except BaseException:  # Ctrl-C too
+            os.unlink(temporary)
+            raise
 
 
 def _digest(key: str, code: bytes) -> bytes:

@@ -13,6 +13,9 @@
     · [0 1 2 3 4 5 6 7 8 9 … 13] · ·        offset of tap (r, s): r · dilation · pitch + s · dilation
     · · · · · · · · · · · · · · · ·
 
+A strip holds what lies beneath the band, or, where dilation leaves more out than that, what each tap along the rows
+reads, and in segments what each tap along the columns reads.
+
 Nothing but the tile, the stride and the way of writing is built into the machine code: kernel sizes, dilations,
 images and channels are arguments, and 1 or 2 axes are 3 with sizes of 1. Where an image is narrower than a tile, the
 tile holds several of its rows; the last tile, span or band reaches back and computes some pixels twice.
@@ -40,13 +43,15 @@ ARGUMENTS = (
     *("x_image", "x_group", "x_channel", "x_depth", "x_row", "x_column"),  # strides in items
     *("y_image", "y_group", "y_channel", "y_depth", "y_row", "y_column"),
     *("depths", "rows", "columns"),  # tables of sources
-    *("first", "last", "extent"),  # of the columns: which read neighbours, and how many a span reads
+    *("first", "last", "extent"),  # of the columns: which read neighbours, and how many a segment of a span reads
     *("offsets", "taps", "channels", "outputs"),
     *("groups", "output_depths", "output_rows", "output_columns"),
     *("bands", "band", "spans", "span"),  # rows of a band, columns of a span of it
     *("blocks", "parts", "part", "group_weights"),  # of output channels; blocks in a part; items a group
     *("depth_taps", "depth_stride", "depth_dilation", "row_stride"),
-    *("strip_rows", "pitch", "strip_items"),  # of one thread's strip
+    "row_pitch",  # items from one row of outputs to the next, where the input is read
+    *("positions", "strip_rows"),  # of a strip: a table of the rows that it holds, from the first one on
+    *("segments", "segment_step", "segment_pitch", "pitch", "strip_items"),  # of its rows
 )
 
 
@@ -103,11 +108,10 @@ def kernel(variant: Variant, target: Target) -> Kernel:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where a job finds its operands: addresses, and items from channel to channel and row to row of the input."""
+    """Where a job finds its operands: addresses, and items from channel to channel of the input."""
 
     source: Value
     channel: Value
-    row_pitch: Value
     weights: Value
     bias: Value
     y: Value
@@ -132,14 +136,13 @@ class _Direct(ABC):
         first_column = self._first_of(span, arg("span"), arg("output_columns"))
         x = self._moved(code.pointer("x"), (image, "x_image"), (group, "x_group"))
         if v.in_place:
-            depth_at, row_at = code.mul(depth, arg("depth_stride")), code.mul(first_row, arg("row_stride"))
-            source = code.at(self._moved(x, (depth_at, "x_depth"), (row_at, "x_row")), code.mul(first_column, v.stride))
-            channel, row_pitch = arg("x_channel"), code.mul(arg("row_stride"), arg("x_row"))
+            depth_at = code.mul(depth, arg("depth_stride"))
+            source = self._moved(x, (depth_at, "x_depth"), (first_row, "row_pitch"))
+            source, channel = code.at(source, code.mul(first_column, v.stride)), arg("x_channel")
         else:
             source = code.at(code.pointer("strips"), code.mul(code.thread, arg("strip_items")))
             self._fill_strip(x, source, depth, first_row, first_column)
             channel = code.mul(code.mul(arg("depth_taps"), arg("strip_rows")), arg("pitch"))
-            row_pitch = code.mul(arg("row_stride"), arg("pitch"))
         y = self._moved(code.pointer("y"), (image, "y_image"), (group, "y_group"), (depth, "y_depth"))
         y = self._moved(y, (first_row, "y_row"), (first_column, "y_column"))
         weights = code.at(code.pointer("weights"), code.mul(group, arg("group_weights")))
@@ -148,7 +151,7 @@ class _Direct(ABC):
         with code.loop(first, code.min(code.add(first, arg("part")), arg("blocks"))) as number:
             terms = code.mul(arg("channels"), arg("taps"))
             packed = code.at(weights, code.mul(number, code.mul(self.block, terms)))
-            self._block(number, _Places(source, channel, row_pitch, packed, bias, y))
+            self._block(number, _Places(source, channel, packed, bias, y))
         return code.finish()
 
     def _first_of(self, number: Value, size: Value, extent: Value) -> Value:
@@ -165,28 +168,31 @@ class _Direct(ABC):
     def _fill_strip(self, x: Value, strip: Value, depth: Value, first_row: Value, first_column: Value) -> None:
         """Copy what lies beneath: (channel, tap along the depth, row, column)."""
         code, arg = self.code, self.code.integer
+        place, start = code.variable(strip), code.mul(first_row, arg("row_stride"))
         begin = code.mul(first_column, self.variant.stride)
-        first, last = (code.max(0, code.min(code.sub(arg(name), begin), arg("extent"))) for name in ("first", "last"))
-        columns = Columns(code.at(code.integers("columns"), begin), first, last, arg("extent"))
-        step, every = 1 if self.variant.unit_input else arg("x_column"), self.variant.every
-        place = code.variable(strip)
-        start = code.mul(first_row, arg("row_stride"))
         with code.loop(0, arg("channels")) as channel, code.loop(0, arg("depth_taps")) as tap:
             at = code.add(code.mul(depth, arg("depth_stride")), code.mul(tap, arg("depth_dilation")))
             plane = code.item(code.integers("depths"), at)
             with code.loop(0, arg("strip_rows")) as number:
-                row = code.item(code.integers("rows"), code.add(start, number))
-                target = place.get()
+                position = code.add(start, code.item(code.integers("positions"), number))
+                row, target = code.item(code.integers("rows"), position), place.get()
                 source = self._moved(x, (channel, "x_channel"), (plane, "x_depth"), (row, "x_row"))
-
-                def samples(source: Value = source, target: Value = target) -> None:
-                    fill_row(code, columns, source, step, target, every=every)
-
-                def zeros(target: Value = target) -> None:
-                    fill_zeros(code, target, arg("extent"))
-
-                code.choose(code.less(-1, code.min(plane, row)), samples, zeros)
+                code.choose(
+                    code.less(-1, code.min(plane, row)),
+                    partial(self._fill_segments, source, target, begin),
+                    partial(fill_zeros, code, target, arg("pitch")),
+                )
                 place.set(code.at(target, arg("pitch")))
+
+    def _fill_segments(self, source: Value, target: Value, begin: Value) -> None:
+        """Copy a row; ``begin`` is the position of its first column."""
+        code, v, arg = self.code, self.variant, self.code.integer
+        step = 1 if v.unit_input else arg("x_column")
+        with code.loop(0, arg("segments")) as number:
+            at = code.add(begin, code.mul(number, arg("segment_step")))
+            first, last = (code.max(0, code.min(code.sub(arg(end), at), arg("extent"))) for end in ("first", "last"))
+            columns = Columns(code.at(code.integers("columns"), at), first, last, arg("extent"))
+            fill_row(code, columns, source, step, self._moved(target, (number, "segment_pitch")), every=v.every)
 
     def _write_row(self, row: Value, place: Value, first: int, count: int) -> None:
         """Write items first … first + count − 1 of one channel."""
@@ -250,7 +256,7 @@ class _LanesAreOutputs(_Direct):
         with code.loop(0, arg("band"), height) as row, code.loop(0, across) as number:
             top = self._first_of(code.div(row, height), height, arg("band"))
             column = self._first_of(number, width, arg("span"))
-            corner = code.at(places.source, code.add(code.mul(top, places.row_pitch), code.mul(column, v.stride)))
+            corner = code.at(places.source, code.add(code.mul(top, arg("row_pitch")), code.mul(column, v.stride)))
             panel = self._tile(corner, places, vectors, left)
             self._write(panel, self._moved(places.y, (top, "y_row"), (column, "y_column")), vectors, left)
 
@@ -311,7 +317,7 @@ class _LanesAreColumns(_Direct):
         across = code.div(code.add(arg("span"), width - 1), width)
         with code.loop(0, arg("band")) as row, code.loop(0, across) as tile:
             column = self._first_of(tile, width, arg("span"))
-            corner = code.at(places.source, code.add(code.mul(row, places.row_pitch), column))
+            corner = code.at(places.source, code.add(code.mul(row, arg("row_pitch")), column))
             panel = Panel(code, v.shape, partial(self._bias, bias))
             self._sums(panel, corner, places, self.block, self._operands)
             self._write(panel, self._moved(y, (row, "y_row"), (column, "y_column")))

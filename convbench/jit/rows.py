@@ -1,6 +1,6 @@
 """Direct convolution of few channels: lanes are neighbouring outputs of a row, and rows of a tile share what they read.
 
-    for each unit of the job (image, group, slice of depth, band of rows):
+    for each unit of the job (image, group, slice of depth, residue, band of rows):
         for each span of columns:
             copy the input beneath it into a strip, padded          (unless it can be read in place)
             for each output channel of the group, for each tile of it:     rows × vectors sums in registers
@@ -24,14 +24,16 @@ multiply–adds, of which the CPU does as many as of reads. Weights are packed b
 that those of a step are neighbours. Columns of few taps are written out; else the rows of input are a loop, where only
 head and tail, which serve fewer output rows, are written out. Rows of zeros are then left out.
 
-Along the last axis a stride parts a strip into its phases, so that lanes are neighbours again. Rows dilated by d are
-met in steps of d by the outputs of a tile, which are then d apart. A long signal is *folded*: rows are the pieces of
-``vectors`` vectors that follow one another, overlapping where they are read, and taps are folded alike.
+Along the last axis a stride parts a strip into its phases, so that lanes are neighbours again. A dilation d parts the
+rows of input into d residues, which have no output in common: each is an image of its own whose taps are neighbours.
+Where taps of a row are far apart, a strip is made of *segments*, what one tap reads, without what lies between. A long
+signal is *folded*: rows are the pieces of ``vectors`` vectors that follow one another, overlapping where they are read,
+and taps are folded alike; those that fill no piece come last.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from convbench.jit.compile import Kernel, compiled
@@ -43,18 +45,18 @@ __all__ = ["ARGUMENTS", "Variant", "kernel"]
 ARGUMENTS = (
     *("x", "y", "weights", "bias", "scratch"),  # addresses
     *("x_image", "x_group", "x_channel", "x_depth", "x_row", "x_column"),  # strides in items
-    *("y_image", "y_group", "y_channel", "y_depth", "y_row", "y_column"),
-    *("units", "units_a_job", "groups", "outputs", "channels", "output_depths", "bands"),
+    *("y_image", "y_group", "y_channel", "y_depth", "y_residue", "y_row", "y_column"),
+    *("units", "units_a_job", "groups", "outputs", "channels", "output_depths", "residues", "bands"),
     *("output_rows", "output_columns", "band", "span"),
     *("depths", "depth_taps", "depth_stride", "depth_dilation"),  # a table of sources, …
-    *("rows", "row_taps", "most_taps", "row_stride", "row_dilation", "row_before", "row_extent"),  # … one more
-    *("outputs_apart",),  # output rows of a tile
-    *("row_first", "row_last", "beneath"),  # positions read in place, and how many a band reads
+    *("rows", "row_taps", "residue_stride", "row_stride", "row_dilation", "row_before", "row_extent"),  # … one more
+    *("row_first", "row_last", "beneath"),  # positions read in place, and how many lie beneath a band
     *("clip_first", "clip_last"),  # positions beyond which rows are zero or not there
-    *("columns", "column_taps", "longer", "offsets", "column_stride", "column_before"),
-    *("column_first", "column_last", "column_extent"),
+    *("columns", "column_taps", "longer", "column_stride", "column_dilation", "column_before"),
+    *("column_first", "column_last", "column_extent", "column_reach"),
+    *("offsets", "strip_offsets"),  # of the taps of a row, read in place and from a strip
     *("in_place_first", "in_place_last"),  # output columns that may be read in place
-    *("strip_rows", "pitch", "phase", "strip_step", "strip_items", "scratch_items"),
+    *("strip_rows", "pitch", "phase", "strip_step", "strip_items", "segments", "scratch_items"),
     *("flat_outputs",),  # of a folded signal
 )
 
@@ -72,11 +74,13 @@ class Variant:
     taps : int
         Of a column, if they are written out, else 0.
     ragged : bool
-        The first ``longer`` columns of taps have one more.
+        The first ``longer`` columns of taps have one more, of which the weights follow those of all columns.
     phases : int
         Of the last axis: its stride if that is 1 or 2, else 0 for any.
     zeros : bool
         Beyond the input lie zeros.
+    dilated : bool
+        There are several residues, or rows of input between those of one.
     folded : bool
         Rows are pieces of one signal.
     unit_input, unit_output : bool
@@ -91,6 +95,7 @@ class Variant:
     phases: int = 1
     zeros: bool = True
     ragged: bool = False
+    dilated: bool = False
     folded: bool = False
     unit_input: bool = True
     unit_output: bool = True
@@ -110,12 +115,13 @@ class _Source:
     channel: Value
     depth: Value
     row: Value
+    offsets: Value
     in_place: Value
 
 
 @dataclass(frozen=True)
 class _Area:
-    """Positions of the padded input: the first row and how many, the first column and how many."""
+    """Positions of the padded input: the first row and how many of its residue, the first column and how many."""
 
     row: Value
     rows: Value
@@ -130,6 +136,9 @@ class _Rows:
         self.variant = variant
         self.code = Code("rows", target, variant.dtype, ARGUMENTS)
         self.width = variant.vectors * self.code.lanes
+        self.residues, self.dilation = (  # constants spare divisions
+            self.code.integer(name) if variant.dilated else 1 for name in ("residues", "row_dilation")
+        )
 
     def text(self) -> str:
         code, arg = self.code, self.code.integer
@@ -137,12 +146,20 @@ class _Rows:
         last = code.min(code.add(first, arg("units_a_job")), arg("units"))
         with code.loop(first, last) as unit:
             rest, band = code.divmod(unit, arg("bands"))
+            rest, residue = code.divmod(rest, self.residues)
             rest, depth = code.divmod(rest, arg("output_depths"))
             image, group = code.divmod(rest, arg("groups"))
             x = self._moved(code.pointer("x"), (image, "x_image"), (group, "x_group"))
             y = self._moved(code.pointer("y"), (image, "y_image"), (group, "y_group"), (depth, "y_depth"))
-            self._band(x, y, group, depth, code.mul(band, arg("band")))
+            first_row = code.mul(band, arg("band"))
+            left = code.sub(self._divided_up(code.sub(arg("output_rows"), residue), self.residues), first_row)
+            with code.when(code.less(0, left)):  # residues may differ by a row
+                self._band(x, self._moved(y, (residue, "y_residue")), group, depth, residue, first_row, left)
         return code.finish()
+
+    def _divided_up(self, a: Value, b: Value) -> Value:
+        """Divide integers that are not negative, and round up."""
+        return self.code.div(self.code.add(a, self.code.sub(b, 1)), b)
 
     def _moved(self, pointer: Value, *moves: tuple[Value, str]) -> Value:
         code = self.code
@@ -152,10 +169,13 @@ class _Rows:
 
     # -- input ------------------------------------------------------------------------------------------------
 
-    def _band(self, x: Value, y: Value, group: Value, depth: Value, first_row: Value) -> None:
-        """Cut a band into spans: those left and right of what is read in place, and that."""
+    def _band(
+        self, x: Value, y: Value, group: Value, depth: Value, residue: Value, first_row: Value, left: Value
+    ) -> None:
+        """Cut a band into spans: those left and right of what is read in place, and that; ``left`` rows are left."""
         code, arg = self.code, self.code.integer
-        begin = code.mul(first_row, arg("row_stride"))
+        begin = code.add(code.mul(residue, arg("residue_stride")), code.mul(first_row, arg("row_stride")))
+        rows = code.min(arg("band"), left)
         inside = code.both(
             code.less(code.sub(arg("row_first"), 1), begin),
             code.less(code.add(begin, arg("beneath")), code.add(arg("row_last"), 1)),
@@ -170,7 +190,8 @@ class _Rows:
             stop = code.select(in_place, right, code.min(code.add(start, arg("span")), border))
             source = self._source(x, depth, begin, start, stop, in_place)
             with code.loop(0, arg("outputs")) as output:
-                self._tiles(source, self._moved(y, (output, "y_channel")), group, output, depth, first_row, start, stop)
+                target = self._moved(y, (output, "y_channel"))
+                self._tiles(source, target, group, output, depth, begin, first_row, rows, start, stop)
             column.set(stop)
 
     def _source(self, x: Value, depth: Value, begin: Value, start: Value, stop: Value, in_place: Value) -> _Source:
@@ -179,6 +200,7 @@ class _Rows:
         strip = code.at(code.pointer("scratch"), code.mul(code.thread, arg("scratch_items")))
         with code.when(code.builder.not_(in_place)):
             self._fill(x, strip, depth, begin, start, stop)
+        sheet = code.mul(arg("segments"), arg("strip_items"))
         row = code.sub(begin, arg("row_before"))
         here = code.at(self._moved(x, (row, "x_row")), code.sub(start, arg("column_before")))
 
@@ -187,9 +209,10 @@ class _Rows:
 
         return _Source(
             choice(here, strip),
-            choice(arg("x_channel"), code.mul(arg("depth_taps"), arg("strip_items"))),
-            choice(arg("x_depth"), arg("strip_items")),
-            choice(arg("x_row"), arg("strip_step")),
+            choice(arg("x_channel"), code.mul(arg("depth_taps"), sheet)),
+            choice(arg("x_depth"), sheet),
+            choice(code.mul(arg("x_row"), arg("row_dilation")), arg("strip_step")),
+            choice(code.integers("offsets"), code.integers("strip_offsets")),
             in_place,
         )
 
@@ -199,26 +222,30 @@ class _Rows:
         return code.item(code.integers("depths"), position)
 
     def _fill(self, x: Value, strip: Value, depth: Value, begin: Value, start: Value, stop: Value) -> None:
-        """Copy what lies beneath a span: (channel, tap along the depth, row, phase, column)."""
+        """Copy what lies beneath a span: (channel, tap along the depth, segment, row, phase, column)."""
         code, arg, v = self.code, self.code.integer, self.variant
         if v.folded:
             beneath = code.min(arg("beneath"), code.sub(arg("column_extent"), begin))
             area = _Area(0, 1, begin, beneath)
         else:
             origin = code.mul(start, arg("column_stride"))
-            reach = code.sub(arg("column_extent"), code.mul(code.sub(arg("output_columns"), 1), arg("column_stride")))
-            extent = code.add(code.mul(code.sub(code.sub(stop, start), 1), arg("column_stride")), reach)
-            area = _Area(begin, code.min(arg("strip_rows"), code.sub(arg("row_extent"), begin)), origin, extent)
+            columns = code.mul(code.sub(code.sub(stop, start), 1), arg("column_stride"))
+            extent = code.add(columns, arg("column_reach"))
+            rows = self._rows_before(arg("row_extent"), begin, arg("strip_rows"))
+            area = _Area(begin, rows, origin, extent)
         place = code.variable(strip)
         with code.loop(0, arg("channels")) as channel, code.loop(0, arg("depth_taps")) as tap:
-            plane, target = self._plane(depth, tap), place.get()
-            place.set(code.at(target, arg("strip_items")))
+            plane = self._plane(depth, tap)
             source = self._moved(x, (channel, "x_channel"), (plane, "x_depth"))
-            with code.when(code.less(-1, plane)):
-                if v.unit_input and v.phases:
-                    self._copy_vectors(source, target, area)
-                else:
-                    self._copy_numbers(source, target, area)
+            with code.loop(0, arg("segments")) as segment:
+                target = place.get()
+                place.set(code.at(target, arg("strip_items")))
+                part = replace(area, column=code.add(area.column, code.mul(segment, arg("column_dilation"))))
+                with code.when(code.less(-1, plane)):
+                    if v.unit_input and v.phases:
+                        self._copy_vectors(source, target, part)
+                    else:
+                        self._copy_numbers(source, target, part)
 
     def _copy_vectors(self, source: Value, strip: Value, area: _Area) -> None:
         """Copy by columns of vectors, each of which has one mask for all rows; then what a boundary repeats."""
@@ -229,9 +256,7 @@ class _Rows:
         )
         top, bottom = 0, area.rows
         if v.zeros and not v.folded:
-            top, bottom = (
-                code.max(0, code.min(code.sub(arg(name), area.row), area.rows)) for name in ("clip_first", "clip_last")
-            )
+            top, bottom = (self._rows_before(arg(name), area.row, area.rows) for name in ("clip_first", "clip_last"))
             if v.taps:  # else rows of zeros are not read
                 for start, stop in ((0, top), (bottom, area.rows)):
                     with code.loop(code.mul(start, arg("pitch")), code.mul(stop, arg("pitch")), code.lanes) as i:
@@ -274,15 +299,23 @@ class _Rows:
         code, arg, v = self.code, self.code.integer, self.variant
         if v.folded:
             return 0
-        position = code.add(area.row, row)
+        position = self._position(area, row)
         return code.sub(position, arg("row_before")) if v.zeros else code.item(code.integers("rows"), position)
+
+    def _position(self, area: _Area, row: Value) -> Value:
+        return self.code.add(area.row, self.code.mul(row, self.dilation))
+
+    def _rows_before(self, border: Value, position: Value, most: Value) -> Value:
+        """Count the rows of a residue from a position on, up to a border."""
+        distance = self.code.max(0, self.code.sub(border, position))
+        return self.code.min(self._divided_up(distance, self.dilation), most)
 
     def _copy_numbers(self, source: Value, strip: Value, area: _Area) -> None:
         """Copy one by one, from any strides and to any phases."""
         code, arg, v = self.code, self.code.integer, self.variant
         with code.loop(0, area.rows) as row:
             target = code.at(strip, code.mul(row, arg("pitch")))
-            number = 0 if v.folded else code.item(code.integers("rows"), code.add(area.row, row))
+            number = 0 if v.folded else code.item(code.integers("rows"), self._position(area, row))
 
             def samples(number: Value = number, target: Value = target) -> None:
                 self._copy_row(self._moved(source, (number, "x_row")), target, area.column, 0, area.columns)
@@ -315,23 +348,18 @@ class _Rows:
 
     def _tiles(
         self, source: _Source, y: Value, group: Value, output: Value, depth: Value,
-        first_row: Value, start: Value, stop: Value,
+        begin: Value, first_row: Value, rows: Value, start: Value, stop: Value,
     ) -> None:  # fmt: skip
         """Compute one output channel of a span of a band."""
         code, arg, v = self.code, self.code.integer, self.variant
         channel = code.add(code.mul(group, arg("outputs")), output)
-        size = code.mul(arg("column_taps"), arg("most_taps"))
-        number = code.mul(code.mul(arg("channels"), arg("depth_taps")), size)
+        number = code.mul(code.mul(arg("channels"), arg("depth_taps")), self._weights_of_sheet())
         weights = code.at(code.pointer("weights"), code.mul(channel, number))
         bias = code.broadcast(code.pointer("bias"), channel)
-        band = code.min(arg("band"), code.sub(arg("output_rows"), first_row))
-        apart = arg("outputs_apart")
-        with code.loop(0, apart) as residue, code.loop(residue, band, code.mul(apart, v.rows)) as row:
-            top = code.mul(row, arg("row_stride"))
-            down = self.code.at(source.corner, code.mul(top, source.row))
-            position = code.mul(code.add(first_row, row), arg("row_stride"))
-            clip = self._clipped(position) if not v.taps else (0, 0)
-            left = code.div(code.add(code.sub(band, row), code.sub(apart, 1)), apart)  # rows of the tile that exist
+        with code.loop(0, rows, v.rows) as row:
+            down = code.at(source.corner, code.mul(code.mul(row, v.row_step), source.row))
+            clip = self._clipped(code.add(begin, code.mul(row, arg("row_stride")))) if not v.taps else (0, 0)
+            left = code.sub(rows, row)  # rows of the tile that exist
             target = self._moved(y, (code.add(first_row, row), "y_row"))
             with code.loop(start, stop, self.width) as column:
                 corner = code.at(down, code.sub(column, start))
@@ -345,16 +373,16 @@ class _Rows:
                     counts = [code.sub(stop, column)] * v.rows
                 self._write(sums, place, left, counts)
 
+    def _weights_of_sheet(self) -> Value:
+        code, arg = self.code, self.code.integer
+        return code.add(code.mul(arg("column_taps"), arg("row_taps")), arg("longer"))
+
     def _clipped(self, position: Value) -> tuple[Value, Value]:
-        """Return the first and the last row of input + 1 that a tile at a position reads, counted by the dilation."""
+        """Return the first and the last row of input + 1 that a tile at a position reads."""
         code, arg, v = self.code, self.code.integer, self.variant
         most = code.add(arg("row_taps"), (v.rows - 1) * v.row_step)
-
-        def steps(border: str) -> Value:
-            distance = code.max(0, code.sub(arg(border), position))
-            return code.min(code.div(code.add(distance, code.sub(arg("row_dilation"), 1)), arg("row_dilation")), most)
-
-        return steps("clip_first"), steps("clip_last")
+        first, last = (self._rows_before(arg(name), position, most) for name in ("clip_first", "clip_last"))
+        return first, last
 
     def _sum(
         self, sums: list[list[Value]], source: _Source, corner: Value, weights: Value, depth: Value,
@@ -362,8 +390,7 @@ class _Rows:
     ) -> None:  # fmt: skip
         """Add up all channels and taps of a tile."""
         code, arg, v = self.code, self.code.integer, self.variant
-        size = code.mul(arg("column_taps"), arg("most_taps"))
-        row_step = code.mul(source.row, arg("row_dilation"))
+        size = self._weights_of_sheet()
         position = code.variable(weights)
         with code.loop(0, arg("channels")) as channel, code.loop(0, arg("depth_taps")) as tap:
             plane, here = self._plane(depth, tap), position.get()
@@ -372,62 +399,71 @@ class _Rows:
                 sheet = code.select(source.in_place, plane, tap)
                 base = code.at(corner, code.add(code.mul(channel, source.channel), code.mul(sheet, source.depth)))
                 if v.taps:
-                    self._written_out(sums, base, row_step, here)
+                    self._written_out(sums, source, base, here)
                 else:
-                    self._by_rows(sums, base, row_step, here, clip)
+                    self._by_rows(sums, source, base, here, clip)
 
-    def _written_out(self, sums: list[list[Value]], base: Value, row_step: Value, weights: Value) -> None:
+    def _written_out(self, sums: list[list[Value]], source: _Source, base: Value, weights: Value) -> None:
         """For each tap of a row all rows of input, one by one."""
         code, arg, v = self.code, self.code.integer, self.variant
 
         def columns(start: Value, stop: Value, taps: int) -> None:
             with code.loop(start, stop) as tap:
-                at = code.at(base, code.item(code.integers("offsets"), tap))
-                here = code.at(weights, code.mul(tap, v.taps + v.ragged))
+                at = code.at(base, code.item(source.offsets, tap))
+                here = code.at(weights, code.mul(tap, v.taps))
+                more = code.at(self._more(weights), tap)
                 for j in range(taps + (v.rows - 1) * v.row_step):
-                    served = [r for r in range(v.rows) if 0 <= j - r * v.row_step < taps]
-                    if served:
-                        self._row(sums, at, code.at(here, j), served)
-                    at = code.at(at, row_step)
+                    number = {r: j - r * v.row_step for r in range(v.rows) if 0 <= j - r * v.row_step < taps}
+                    if number:
+                        self._row(sums, at, {r: code.at(here, i) if i < v.taps else more for r, i in number.items()})
+                    at = code.at(at, source.row)
 
         longer = arg("longer") if v.ragged else 0
         if v.ragged:
             columns(0, longer, v.taps + 1)
         columns(longer, arg("column_taps"), v.taps)
 
+    def _more(self, weights: Value) -> Value:
+        """Return where the weights are that some columns of taps have more."""
+        return self.code.at(weights, self.code.mul(self.code.integer("column_taps"), self.code.integer("row_taps")))
+
     def _by_rows(
-        self, sums: list[list[Value]], base: Value, row_step: Value, weights: Value, clip: tuple[Value, Value]
+        self, sums: list[list[Value]], source: _Source, base: Value, weights: Value, clip: tuple[Value, Value]
     ) -> None:
         """For each row of input all taps of a row: head, main and tail; then what some columns of taps have more."""
         code, arg, v = self.code, self.code.integer, self.variant
         reach, taps, (first, last) = (v.rows - 1) * v.row_step, arg("row_taps"), clip
 
-        def row(j: Value, served: list[int], columns: Value) -> None:
-            line, column = code.at(base, code.mul(row_step, j)), code.at(weights, j)
-            with code.loop(0, columns) as tap:
-                at = code.at(line, code.item(code.integers("offsets"), tap))
-                self._row(sums, at, code.at(column, code.mul(tap, arg("most_taps"))), served)
+        def row(j: Value, served: list[int]) -> None:
+            line, column = code.at(base, code.mul(source.row, j)), code.at(weights, j)
+            with code.loop(0, arg("column_taps")) as tap:
+                at = code.at(line, code.item(source.offsets, tap))
+                here = code.at(column, code.mul(tap, taps))
+                self._row(sums, at, {r: code.at(here, -r * v.row_step) for r in served})
 
         def single(j: Value, served: list[int]) -> None:
             with code.when(code.both(code.less(code.sub(first, 1), j), code.less(j, last))):
-                row(j, served, arg("column_taps"))
+                row(j, served)
 
         for j in range(reach):
             single(j, [r for r in range(v.rows) if r * v.row_step <= j])
         with code.loop(code.max(first, reach), code.min(last, taps)) as j:
-            row(j, list(range(v.rows)), arg("column_taps"))
+            row(j, list(range(v.rows)))
         for j in range(reach):
             single(code.add(taps, j), [r for r in range(v.rows) if r * v.row_step > j])
         if v.ragged:
             for r in range(v.rows):
-                row(code.add(taps, r * v.row_step), [r], arg("longer"))
+                line = code.at(base, code.mul(source.row, code.add(taps, r * v.row_step)))
+                with code.loop(0, arg("longer")) as tap:
+                    at = code.at(line, code.item(source.offsets, tap))
+                    self._row(sums, at, {r: code.at(self._more(weights), tap)})
 
-    def _row(self, sums: list[list[Value]], at: Value, weights: Value, served: list[int]) -> None:
-        """One row of input, one tap of a row: multiply–adds for the output rows that it serves."""
-        code, v = self.code, self.variant
-        vectors = [code.load(at, number * code.lanes) for number in range(v.vectors)]
-        for r in served:
-            weight = code.broadcast(weights, -r * v.row_step)
+    def _row(self, sums: list[list[Value]], at: Value, weights: dict[int, Value]) -> None:
+        """One row of input, one tap of a row: multiply–adds for the output rows that it serves, by their weights."""
+        code = self.code
+        vectors = [code.load(at, number * code.lanes) for number in range(self.variant.vectors)]
+        for r, place in weights.items():
+            weight = code.broadcast(place)
             for number, vector in enumerate(vectors):
                 sums[r][number].set(code.fma(weight, vector, sums[r][number].get()))
 
@@ -436,8 +472,7 @@ class _Rows:
     def _write(self, sums: list[list[Value]], place: Value, left: Value, counts: list[Value]) -> None:
         """Write what exists of a tile: its first rows, and of each the first columns."""
         code, arg, v = self.code, self.code.integer, self.variant
-        apart = code.mul(arg("outputs_apart"), arg("y_row"))
-        lines = [code.at(place, code.mul(apart, r)) for r in range(v.rows)]
+        lines = [code.at(place, code.mul(arg("y_row"), r)) for r in range(v.rows)]
         if not v.unit_output:
             for r in range(v.rows):
                 with code.when(code.less(r, left)):

@@ -7,16 +7,15 @@ reads, or −1 for zero. Every boundary is a table, so kernels know of none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convbench.geometry import extension_runs
 from convbench.jit.ir import Code, Value
-from convbench.spec import ConvSpec
 
-__all__ = ["Columns", "Sources", "axis_sources", "copy", "fill_row", "fill_zeros", "spec_sources"]
+__all__ = ["Columns", "Sources", "axis_sources", "copy", "fill_row", "fill_zeros"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,7 @@ class Sources:
         return self.first == 0 and self.last == len(self.table)
 
 
-@cache
+@lru_cache(maxsize=64)  # whoever uses a table's address keeps the table
 def axis_sources(size: int, extent: int, before: int, boundary: str, step: int = 1) -> Sources:
     """Return the table of an axis of ``size`` samples: every ``step``-th of ``extent`` positions, padding ``before``.
 
@@ -57,16 +56,6 @@ def axis_sources(size: int, extent: int, before: int, boundary: str, step: int =
     table.setflags(write=False)
     first, last = max(0, -(-before // step)), min(len(table), (before + size - 1) // step + 1)
     return Sources(table, first, last, step) if first < last else Sources(table, 0, 0, step)
-
-
-def spec_sources(spec: ConvSpec) -> list[Sources]:
-    """Return the tables of all axes of a spec."""
-    return [
-        axis_sources(size, (p - 1) * s + (k - 1) * d + 1, before, spec.boundary)
-        for size, p, s, k, d, (before, _) in zip(
-            spec.input_size, spec.output_size, spec.stride, spec.kernel_size, spec.dilation, spec.padding, strict=True
-        )
-    ]
 
 
 @dataclass(frozen=True)

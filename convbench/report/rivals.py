@@ -60,8 +60,8 @@ def conclusion(found: pd.DataFrame) -> str:
     least = min(rows, key=lambda row: row["speed"])
     threads = ", ".join(str(count) for count in sorted({int(row["threads"]) for row in rows}))
     duel = f"{least['own']} against {least['rival']} in {least['case']}"
+    cases = f"{len(rows)} case{'s' * (len(rows) > 1)}, {threads} thread{'s' * (threads != '1')}"
     return (
-        f"{len(rows)} cases, {threads} thread{'s' * (threads != '1')}: the fastest own backend is "
-        f"{human_times(geometric_mean(found))} as fast as the fastest rival (geometric mean, each case as often as it "
-        f"occurs), at the least {human_times(least['speed'])}: {duel}"
+        f"{cases}: the fastest own backend is {human_times(geometric_mean(found))} as fast as the fastest rival "
+        f"(geometric mean, each case as often as it occurs), at the least {human_times(least['speed'])}: {duel}"
     )
