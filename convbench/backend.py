@@ -131,8 +131,12 @@ class Prepared(NamedTuple):  # a frozen dataclass takes three times as long to m
     value: Any
     flops: int | None = None  # the work of a run with these weights, where it depends on them
 
-    __eq__ = object.__eq__  # not element by element: it is one thing, that holds arrays
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        """Tell whether it is the same object: arrays have no single answer."""
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"Prepared(spec={self.spec!r}, backend={self.backend!r}, flops={self.flops!r})"

@@ -2,9 +2,9 @@
 
     pytest --benchmark suites/bench_gemm.py
 
-Each layer of `cnn-layers` with C·R·S ≥ 64 and 14 or more outputs along a row, without groups, gives a group of two rows:
-``direct`` on prepared weights, and NumPy's product of a matrix (O, C·R·S) by one (C·R·S, P), whose columns are there
-already: what im2col would cost if unfolding were free. One thread each.
+Each layer of `cnn-layers` with C·R·S ≥ 64 and 14 or more outputs along a row, without groups, gives a group of two
+rows: ``direct`` on prepared weights, and NumPy's product of a matrix (O, C·R·S) by one (C·R·S, P), whose columns are
+there already: what im2col would cost if unfolding were free. One thread each.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def test_layer(benchmark: BenchmarkFixture, layer: str, way: str) -> None:
         out = np.empty(spec.output_shape, np.float32)
         benchmark(lambda: plan(x, weights, out=out))
         return
-    w, columns = _numbers(spec.out_channels, prod(spec.weight_shape[1:])), _numbers(
-        prod(spec.weight_shape[1:]), prod(spec.output_size)
+    w, columns = (
+        _numbers(spec.out_channels, prod(spec.weight_shape[1:])),
+        _numbers(prod(spec.weight_shape[1:]), prod(spec.output_size)),
     )
     out = np.empty((spec.out_channels, columns.shape[1]), np.float32)
     with blas_threads(1):
