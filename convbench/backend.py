@@ -624,7 +624,7 @@ def import_problem(module: str) -> str | None:
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        return "" if error.name == module.partition(".")[0] else f" ({error})"
+        return "" if error.name in (module, module.partition(".")[0]) else f" ({error})"
     except Exception as error:  # a broken installation may raise anything; it must cost one backend, not the run
         return f" --force-reinstall (importing {module} failed: {error})"
     return None

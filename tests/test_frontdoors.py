@@ -345,7 +345,7 @@ def test_a_missing_bias_is_named() -> None:
 def test_refusals_name_backend_and_reason() -> None:
     with pytest.raises(UnsupportedSpec, match="scipy-direct: stride: 2x2 given, only 1 is done"):
         cb.conv(X, W, stride=2, backend="scipy-direct")
-    with pytest.raises(UnsupportedSpec, match=r"no backend takes .* \(im2col: dtype: bfloat16 given"):
+    with pytest.raises(UnsupportedSpec, match=r"no backend takes .* \(direct: .*; im2col: dtype: bfloat16 given"):
         cb.plan("i8 k3 bfloat16")
     with pytest.raises(cb.UnknownBackend, match=r"backend 'ftf' is not registered; did you mean fft\?"):
         cb.conv(X, W, backend="ftf")

@@ -11,6 +11,7 @@ import pytest
 
 from convbench import AlgorithmBackend, ConvSpec, all_backends, check_backend
 from convbench.arrays import standard_namespace
+from convbench.backends._compiled import CompiledBackend
 from convbench.checks.specs import EDGE_LINES, random_spec
 from convbench.geometry import BOUNDARIES
 from convbench.spec import OPS
@@ -24,7 +25,11 @@ EVERY = 6
 #: How a spec's weights are shared.
 SHARING = ("all", "tiled", "none")
 #: Algorithms that are bound to one library, and why.
-NUMPY_ONLY = {"matrix-sparse": "scipy.sparse takes NumPy's arrays only"}
+NUMPY_ONLY = {"matrix-sparse": "scipy.sparse takes NumPy's arrays only", "im2col": "compiled, else im2col-numpy"} | {
+    name: "generated kernels read NumPy's memory"
+    for name, backend in all_backends().items()
+    if isinstance(backend, CompiledBackend)
+}
 #: Names that differ from another in what the test replaces.
 SAME = {"fft-pocketfft": "fft with another library's transforms"}
 

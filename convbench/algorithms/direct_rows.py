@@ -303,6 +303,7 @@ class DirectRows:
             span = -(-span // (2 * self._width)) * self._width
         planes = spec.batch * spec.groups * depth.outputs * self._residues
         wanted = self._wanted_jobs
+        most //= self._residues  # each has a first and a last band, which are copied
         while band > step and (self._strip_of(band, span).all_items > most or planes * -(-outputs // band) < wanted):
             band = -(-band // (2 * step)) * step
         return self._strip_of(band, span)
@@ -420,9 +421,9 @@ def _spoilt(spec: ConvSpec, w: Array) -> tuple[NDArray[np.bool_], ...]:
 
     An output channel's first such tap of an axis is the first to leave the input at the front, its last one at the end.
     """
-    if (
-        spec.boundary != "zero" or w.size == 0 or (isfinite(w.min()) and isfinite(w.max()))
-    ):  # the extremes of NaN are NaN
+    if spec.boundary != "zero" or w.size == 0:
+        return ()
+    if isfinite(w.min()) and isfinite(w.max()):  # the extremes of what holds a NaN are NaN
         return ()
     bad, spoilt = ~np.isfinite(w), []
     for axis, (size, outputs, taps, stride, dilation, (before, _)) in enumerate(
