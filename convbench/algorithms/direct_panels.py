@@ -109,11 +109,39 @@ class _Layout:
     tile: _Tile
     cut: _Cut
 
+    @property
+    def strip_items(self) -> int:
+        """One thread's strip, whatever the strides of the input: none where it is always read in place."""
+        in_place = _reads_in_place(self.axes) and not self.tile.lanes_are_columns
+        return 0 if in_place else self.cut.strip.items
+
     @staticmethod
     def of(spec: ConvSpec, axes: Axes, target: Target, threads: int, *, lanes_are_columns: bool) -> _Layout:
         """Choose a tile, then bands and spans."""
         tile = _Tile.of(spec, axes, target, lanes_are_columns=lanes_are_columns)
         return _Layout(axes, tile, _cut(spec, axes, tile, tile.overread(target.lanes(spec.dtype)), threads))
+
+
+def _layouts(spec: ConvSpec, axes: Axes, target: Target, threads: int) -> list[_Layout]:
+    """Return the layout of the axes as they are, and that of all positions in one row where that is possible.
+
+    Lanes are not columns where strips, which only unusual arrays need then, would take too much memory.
+    """
+    row = in_one_row(axes)
+    for turned in dict.fromkeys((_lanes_are_columns(spec, row or axes, target), False)):
+        layouts = [
+            _Layout.of(spec, each, target, threads, lanes_are_columns=turned)
+            for each in (axes, row)
+            if each is not None
+        ]
+        most = max(layout.strip_items for layout in layouts)
+        if not (turned and row) or most * threads <= _WORKSPACE_SHARE * _operand_items(spec):
+            break
+    return layouts
+
+
+def _operand_items(spec: ConvSpec) -> int:
+    return prod(spec.input_shape) + prod(spec.output_shape) + prod(spec.weight_shape)
 
 
 @dataclass(frozen=True)
@@ -196,8 +224,7 @@ def _cut(spec: ConvSpec, axes: Axes, tile: _Tile, overread: int, threads: int) -
     """Choose bands as high as their strip may be, and as low as there have to be jobs for all threads."""
     depth, rows, columns = axes
     channels, width, height = spec.in_channels // spec.groups, tile.width, tile.height
-    operands = prod(spec.input_shape) + prod(spec.output_shape) + prod(spec.weight_shape)
-    most = min(_STRIP_BYTES // spec.itemsize, int(_WORKSPACE_SHARE * operands) // threads)
+    most = min(_STRIP_BYTES // spec.itemsize, int(_WORKSPACE_SHARE * _operand_items(spec)) // threads)
 
     def strip(band: int, span: int) -> _Strip:
         return _Strip.of(axes, channels, overread, band, span)
@@ -228,17 +255,14 @@ class DirectPanels:
         self._target = host_target()
         self._outputs = spec.out_channels // spec.groups
         axes = spec_axes(spec)
-        row = in_one_row(axes)
-        turned = _lanes_are_columns(spec, row or axes, self._target)
-        self._split = _Layout.of(spec, axes, self._target, threads, lanes_are_columns=turned)
-        self._row = _Layout.of(spec, row, self._target, threads, lanes_are_columns=turned) if row else None
+        layouts = _layouts(spec, axes, self._target, threads)
+        self._split, self._row = layouts[0], layouts[1] if len(layouts) > 1 else None
         self._tile = self._split.tile
         self._no_bias = np.zeros(spec.out_channels, spec.dtype)
-        self._strip_items = max(layout.cut.strip.items for layout in (self._split, self._row or self._split))
+        self._strip_items = max(layout.strip_items for layout in layouts)
         self._scratch = ScratchPool(lambda: aligned(self._strip_items * threads, spec.dtype))
         self._calls: dict[Any, tuple[Kernel, tuple[int, ...], int]] = {}
         self._alive: list[Any] = []  # tables that calls hold addresses of
-        layouts = [layout for layout in (self._split, self._row) if layout]
         tables = sum(axis.sources.table.nbytes for layout in layouts for axis in layout.axes)
         self.workspace_bytes = (self._strip_items * threads + spec.out_channels) * spec.itemsize + tables
         self._terms = prod(spec.weight_shape[1:])
