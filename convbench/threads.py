@@ -1,8 +1,8 @@
 """Threads: how many there are, how work is split over them, and how BLAS is told.
 
-Own kernels split their work over one process-wide pool with :func:`parallel`, while BLAS is held at one
-thread with :func:`blas_threads`; a library with a pool of its own is held by a :class:`Pool`. So ``threads=`` means
-the same for every backend.
+Own algorithms on NumPy split their work over one process-wide pool with :func:`parallel`, while BLAS is held at one
+thread with :func:`blas_threads`; generated kernels have a pool in machine code (:mod:`convbench.jit.pool`); a library
+with a pool of its own is held by a :class:`Pool`. So ``threads=`` means the same for every backend.
 """
 
 from __future__ import annotations

@@ -32,15 +32,15 @@ Axes = tuple[Axis, Axis, Axis]
 _ALONE = Axis(1, 1, 1, 1, 1, axis_sources(1, 1, 0, "zero"))
 
 
-def spec_axes(spec: ConvSpec) -> Axes:
-    """Return depth, rows and columns."""
+def spec_axes(spec: ConvSpec, *, sparse: bool = True) -> Axes:
+    """Return depth, rows and columns; ``sparse`` leaves out of the tables what a single tap does not read."""
     axes = [_ALONE] * (3 - spec.ndim)
     for size, p, k, s, d, (before, _) in zip(
         spec.input_size, spec.output_size, spec.kernel_size, spec.stride, spec.dilation, spec.padding, strict=True
     ):
-        step = s if k == 1 else 1  # of a single tap only what is read has a place in the table
-        sources = axis_sources(size, (p - 1) * s + (k - 1) * d + 1, before, spec.boundary, step)
-        axes.append(Axis(size, p, k, s // step, d, sources))
+        step = s if k == 1 and sparse else 1
+        sources = axis_sources(size, max(0, (p - 1) * s + (k - 1) * d + 1), before, spec.boundary, step)
+        axes.append(Axis(size, p, k, s // step if p > 1 else 1, d, sources))
     depth, rows, columns = axes
     return depth, rows, columns
 

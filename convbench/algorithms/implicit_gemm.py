@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd, prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convbench.algorithms.axes import Axes, in_items, spec_axes
 from convbench.algorithms.blocking import GroupedBias, ScratchPool, flipped
 from convbench.arrays import Namespace
 from convbench.jit import panel_im2col, pool
 from convbench.jit.compile import Kernel
-from convbench.jit.memory import CACHE_LINE, address_of, aligned, item_strides
+from convbench.jit.memory import CACHE_LINE, address_of, aligned
 from convbench.jit.panel import PanelShape
 from convbench.jit.panel_im2col import STRIDES, Variant
-from convbench.jit.strips import Sources, axis_sources
+from convbench.jit.strips import axis_sources
 from convbench.jit.target import Target, host_target
 from convbench.spec import ConvSpec
 
@@ -36,28 +37,6 @@ _WRITE_CYCLES = 60  # to write them as they are
 _LOAD_CYCLES = 1.5  # to pack a vector of one row
 _MASK_CYCLES = 4  # to make its mask, which all channels share
 _SCATTER_CYCLES = 2  # to write one number by itself
-
-
-class _Axis(NamedTuple):
-    """One spatial axis, and what its padded positions read."""
-
-    outputs: int
-    taps: int
-    stride: int
-    dilation: int
-    sources: Sources
-
-
-def _axes(spec: ConvSpec) -> tuple[_Axis, _Axis, _Axis]:
-    """Return depth, rows and columns; axes that the spec has not are of size 1."""
-    axes = [_Axis(1, 1, 1, 1, axis_sources(1, 1, 0, "zero"))] * (3 - spec.ndim)
-    for size, p, k, s, d, (before, _) in zip(
-        spec.input_size, spec.output_size, spec.kernel_size, spec.stride, spec.dilation, spec.padding, strict=True
-    ):
-        extent = max(0, (p - 1) * s + (k - 1) * d + 1)
-        axes.append(_Axis(p, k, s if p > 1 else 1, d, axis_sources(size, extent, before, spec.boundary)))
-    depth, rows, columns = axes
-    return depth, rows, columns
 
 
 @dataclass(frozen=True)
@@ -201,7 +180,7 @@ class ImplicitGemm:
         self._target = host_target()
         self._lanes = self._target.lanes(spec.dtype)
         self._outputs, self._terms = spec.out_channels // spec.groups, prod(spec.weight_shape[1:])
-        self._axes = _axes(spec)
+        self._axes = spec_axes(spec, sparse=False)
         self._tile = _tile(spec, self._target)
         self._pitch = -(-self._tile.pixels // self._lanes) * self._lanes
         self._cut = cut = _Cut.of(spec, self._tile, self._pitch, threads)
@@ -267,7 +246,7 @@ class ImplicitGemm:
         spec, tile, cut = self._spec, self._tile, self._cut
         channels = spec.in_channels // spec.groups
         depth, rows, columns = self._axes
-        x, y = ((*items[:3], *(0,) * (3 - spec.ndim), *items[3:]) for items in map(item_strides, (first, out)))
+        x, y = (in_items(array.strides, spec) for array in (first, out))
         outputs, strides = [axis.outputs for axis in self._axes], [axis.stride for axis in self._axes]
         flat = _are_flat(y[3:], outputs)
         if flat and self._is_one_row(x):
@@ -313,7 +292,7 @@ class ImplicitGemm:
 _single = axis_sources(1, 1, 0, "zero")
 
 
-def _positions(axes: tuple[_Axis, _Axis, _Axis]) -> NDArray[np.int64]:
+def _positions(axes: Axes) -> NDArray[np.int64]:
     """Return the position of each tap along each axis."""
     grids = np.meshgrid(*(np.arange(axis.taps) * axis.dilation for axis in axes), indexing="ij")
     return np.stack(grids, -1).reshape(-1, 3).astype(np.int64)

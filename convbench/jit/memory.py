@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from convbench.arrays import address as address_of
 from convbench.spec import ConvSpec
 
-__all__ = ["CACHE_LINE", "address_of", "aligned", "item_strides", "keep", "usual_strides"]
+__all__ = ["CACHE_LINE", "address_of", "aligned", "keep", "usual_strides"]
 
 CACHE_LINE = 64  # bytes
 _MOST_KEPT = 16
@@ -43,11 +43,6 @@ def usual_strides(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return image, channels // spec.groups * channel, channel, *axes
 
     return strides(spec.in_channels, spec.input_size), strides(spec.out_channels, spec.output_size)
-
-
-def item_strides(array: NDArray[Any]) -> tuple[int, ...]:
-    """Return the distance of neighbours along each axis, in items."""
-    return tuple(stride // array.itemsize for stride in array.strides)
 
 
 def aligned(shape: tuple[int, ...] | int, dtype: str) -> NDArray[Any]:

@@ -23,7 +23,6 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
 from convbench.jit.compile import Kernel, compiled
 from convbench.jit.ir import Code, Value, Variable
@@ -245,12 +244,7 @@ class _Call:
     def do(self, job: Value, thread: Value) -> None:
         code = self._code
         table = code.at(self._base, len(_HEAD))
-        _invoke(code, self.get("kernel"), ir.VoidType(), [table, code.const(job), code.const(thread)])
-
-
-def _invoke(code: Code, address: Value, result: ir.Type, arguments: Sequence[Value]) -> None:
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    code.builder.call(code.builder.inttoptr(address, kind.as_pointer()), arguments)
+        code.call(self.get("kernel"), [table, code.const(job), code.const(thread)])
 
 
 def _do_jobs(code: Code, words: _Words, call: _Call, thread: Value) -> None:
@@ -289,7 +283,7 @@ def _leader() -> str:
         with code.repeat(lambda: code.less(0, words.get("inside"))):
             _wait(code, turns)
             with code.when(code.less(_YIELD_AFTER, turns.get())):
-                _invoke(code, call.get("yield"), ir.IntType(32), [])
+                code.call(call.get("yield"), [])  # whose result is not read
         words.set("busy", 0)
 
     one = code.less(call.get("threads"), 2)

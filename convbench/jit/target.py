@@ -33,8 +33,6 @@ class Target:
     vector_bytes : int
     registers : int
         Vector registers that code may use.
-    broadcasts : bool
-        An operand of a multiply–add may be one number from memory, spread over all lanes.
     """
 
     name: str
@@ -43,7 +41,6 @@ class Target:
     features: str
     vector_bytes: int
     registers: int
-    broadcasts: bool = False
 
     def lanes(self, dtype: str) -> int:
         """Return how many numbers a vector holds.
@@ -65,7 +62,7 @@ def targets() -> dict[str, Target]:
     known: list[Target] = []
     if triple.startswith("x86_64"):
         if has("avx512f") and has("avx512vl") and has("avx512dq"):
-            known.append(Target("avx512", triple, cpu, features, 64, 32, broadcasts=True))
+            known.append(Target("avx512", triple, cpu, features, 64, 32))
         if all(map(has, _HASWELL)):
             known.append(Target("avx2", triple, "haswell", "", 32, 16))
         known.append(Target("generic", triple, "x86-64", "", 16, 16))
