@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from operator import mul
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convbench.spec import ConvSpec
 from convbench.threads import blas_threads
 from convbench.transforms import Transforms, standard_transforms
 
-__all__ = ["Array", "Namespace", "address", "numpy_namespace", "standard_namespace"]
+if TYPE_CHECKING:
+    from convbench.cuda.kernel import Kernel, Launch
+
+__all__ = ["Array", "Namespace", "address", "cupy_namespace", "numpy_namespace", "standard_namespace"]
 
 #: An array of whatever library the namespace binds.
 Array = Any
@@ -62,6 +65,8 @@ class Namespace:
         May several threads call it at once?
     gemm_threads : callable
         ``gemm_threads(n)``: a context in which one matmul uses n threads.
+    kernels : callable, optional
+        ``kernels(kernel)``: what launches a CUDA kernel on arrays of this library.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Namespace:
     transforms: Transforms
     threaded: bool
     gemm_threads: Callable[[int], AbstractContextManager[None]]
+    kernels: Callable[[Kernel], Launch] | None = None
 
     def empty(self, shape: Sequence[int], dtype: str) -> Array:
         """Return an uninitialised array."""
@@ -270,3 +276,79 @@ def standard_namespace(xp: Any) -> Namespace:
         threaded=False,
         gemm_threads=lambda threads: nullcontext(),
     )
+
+
+@cache
+def cupy_namespace() -> Namespace:
+    """Return CuPy's namespace: arrays in the memory of the current device, work on the current stream."""
+    import cupy as cp
+    from cupy.lib.stride_tricks import as_strided
+
+    from convbench.cuda.launch import cupy_kernels
+
+    def windows(
+        x: Array, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int], output_size: Sequence[int]
+    ) -> Array:  # CuPy's own sliding_window_view copies its window's shape to the device and waits
+        lead = x.ndim - len(kernel_size)
+        outer, inner = x.strides[:lead], x.strides[lead:]
+        shape = (*x.shape[:lead], *kernel_size, *output_size)
+        return as_strided(x, shape, (*outer, *map(mul, inner, dilation), *map(mul, inner, stride)))
+
+    def assign(target: Array, source: Array) -> None:
+        target[...] = source
+
+    def reshape(x: Array, shape: tuple[int, ...], copy: bool | None = None) -> Array:
+        view = x.reshape(shape)
+        if copy is False and view.size and not cp.may_share_memory(view, x):
+            raise ValueError("cannot be seen in that shape without a copy")
+        return view
+
+    def multiply_add(acc: Array, a: Array, b: Array, scratch: Array) -> None:
+        cp.multiply(a, b, out=scratch)
+        cp.add(acc, scratch, out=acc)
+
+    return Namespace(
+        name="cupy",
+        xp=cp,
+        from_host=_to_device,
+        to_host=_to_host,
+        synchronize=lambda: cp.cuda.get_current_stream().synchronize(),
+        assign=assign,
+        conjugate=lambda target: cp.conj(target, out=target),
+        increase=lambda target, values: cp.add(target, values, out=target, casting="same_kind"),
+        reshape=reshape,
+        windows=windows,
+        add=lambda a, b, out: cp.add(a, b, out=out),
+        multiply=lambda a, b, out: cp.multiply(a, b, out=out),
+        multiply_add=multiply_add,
+        matmul=lambda a, b, out: cp.matmul(a, b, out=out),
+        transforms=standard_transforms(cp),
+        threaded=False,
+        gemm_threads=lambda threads: nullcontext(),
+        kernels=cupy_kernels,
+    )
+
+
+def _to_device(array: Any) -> Array:
+    """Copy a NumPy array to the device, its axes in the same order in memory."""
+    import cupy as cp
+    import numpy as np
+
+    given = np.asarray(array)
+    order = sorted(range(given.ndim), key=lambda axis: -abs(given.strides[axis]))
+    sent = cp.asarray(np.ascontiguousarray(given.transpose(order)))
+    back = [order.index(axis) for axis in range(given.ndim)]
+    return sent.transpose(back)
+
+
+def _to_host(array: Array) -> Any:
+    """Copy an array from the device, its axes in the same order in memory; NumPy arrays are returned as they are."""
+    import cupy as cp
+    import numpy as np
+
+    if isinstance(array, np.ndarray):
+        return array
+    order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    fetched = cp.asnumpy(cp.ascontiguousarray(array.transpose(order)))
+    back = [order.index(axis) for axis in range(array.ndim)]
+    return fetched.transpose(back)

@@ -304,7 +304,7 @@ class _CheckedPlan(ABC):
         flags = getattr(out, "flags", None)
         if flags is None:
             return
-        if not flags.writeable:
+        if not getattr(flags, "writeable", True):  # CuPy has no read-only arrays
             raise SpecError("out", "a read-only array", "must be writeable")
         if overlap(out, first) or overlap(out, second) or (bias is not None and overlap(out, bias)):
             shares = (name for name, array in zip(self._names, (first, second), strict=True) if overlap(out, array))
@@ -312,10 +312,15 @@ class _CheckedPlan(ABC):
 
 
 def overlap(a: Array, b: Array) -> bool:
-    """Tell whether two NumPy arrays share an element, or may do so where finding out would take long."""
+    """Tell whether two arrays share an element, or may do so where finding out would take long, as on a device."""
     if a is not b and a.flags.owndata and b.flags.owndata:
         return False
     import numpy as np
+
+    if not isinstance(a, np.ndarray):
+        import cupy
+
+        return bool(cupy.may_share_memory(a, b))
 
     if not np.may_share_memory(a, b):
         return False

@@ -1,0 +1,70 @@
+"""What the backends on the GPU share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from convbench.arrays import Namespace, cupy_namespace
+from convbench.backend import AlgorithmBackend, FunctionBackend, version_of
+from convbench.cuda.device import gpu_problem
+
+__all__ = ["CudaBackend", "CudaFunctionBackend", "cupy_version"]
+
+
+def cupy_version() -> str:
+    """Return the name and version of the CuPy that is installed, which has a distribution for each version of CUDA."""
+    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        version = version_of(name)
+        if version != "not installed":
+            return f"{name} {version}"
+    return "cupy not installed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaBackend(AlgorithmBackend):
+    """An algorithm whose arrays are CuPy's.
+
+    Attributes
+    ----------
+    device_problem : callable
+        Returns what keeps kernels from running, or None.
+    """
+
+    device: str = "cuda"
+    ns: Callable[[], Namespace] = cupy_namespace
+    device_problem: Callable[[], str | None] = gpu_problem
+
+    @property
+    def implementation(self) -> str:
+        """The method and CuPy's version."""
+        return f"{self.summary} ({cupy_version()})"
+
+    def unavailable(self) -> str | None:
+        """Return what is missing and how to install it, or None."""
+        return super().unavailable() or self.device_problem()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaFunctionBackend(FunctionBackend):
+    """A function of CuPy's arrays.
+
+    Attributes
+    ----------
+    device_problem : callable
+        Returns what keeps kernels from running, or None.
+    """
+
+    device: str = "cuda"
+    ns: Callable[[], Namespace] = cupy_namespace
+    device_problem: Callable[[], str | None] = gpu_problem
+
+    @property
+    def implementation(self) -> str:
+        """The method, CuPy's version and that of each library behind it."""
+        libraries = [cupy_version(), *(f"{name} {version_of(name)}" for name in self.requires.values())]
+        return f"{self.summary} ({', '.join(libraries)})"
+
+    def unavailable(self) -> str | None:
+        """Return what is missing and how to install it, or None."""
+        return super().unavailable() or self.device_problem()
