@@ -23,7 +23,7 @@ from convbench.transforms import Transforms, standard_transforms
 if TYPE_CHECKING:
     from convbench.cuda.kernel import Kernel, Launch
 
-__all__ = ["Array", "Namespace", "address", "cupy_namespace", "numpy_namespace", "standard_namespace"]
+__all__ = ["Array", "Namespace", "address", "cupy_namespace", "numpy_namespace", "on_device", "standard_namespace"]
 
 #: An array of whatever library the namespace binds.
 Array = Any
@@ -121,6 +121,12 @@ class Namespace:
     def array_type(self) -> type:
         """The library's class of arrays."""
         return _array_type(self.xp)
+
+
+def on_device(array: object) -> bool:
+    """Tell whether this is one of CuPy's arrays, which are in a GPU's memory; CuPy is not imported to find out."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
 
 
 #: Of every Python object: the bytes before what it holds.

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from convbench.arrays import on_device
 from convbench.errors import SpecError
 from convbench.fitting import Padding, input_sizes, kernel_sizes
 from convbench.geometry import output_size, word_padding
@@ -17,6 +18,7 @@ from convbench.spec import DTYPES, ConvSpec, SizeLike, _entries, _integer
 
 __all__ = [
     "as_array",
+    "as_operand",
     "check_dtype",
     "common_dtype",
     "forward_spec",
@@ -34,6 +36,11 @@ Sizes = tuple[int, ...]
 FIELDS = ("stride", "padding", "dilation", "groups", "tile", "boundary", "flip", "layout")
 
 
+def as_operand(name: str, value: Any) -> Array:
+    """Return CuPy's arrays as they are, what is made of them stays on their device; else see :func:`as_array`."""
+    return value if on_device(value) else as_array(name, value)
+
+
 def as_array(name: str, value: Any) -> Array:
     """Return an array, or what is plainly meant as one, as a ``numpy.ndarray``; refuse everything else."""
     masked = sys.modules.get("numpy.ma")  # not imported on its behalf
@@ -44,6 +51,8 @@ def as_array(name: str, value: Any) -> Array:
             return np.asarray(value)
         except ValueError as error:
             raise SpecError(name, value, f"must be an array ({error})") from None
+    if on_device(value):
+        raise SpecError(name, type(value).__name__, "must be a NumPy array: give cupy.asnumpy(…) of it")
     advice = next((advice for method, advice in _CONVERSIONS.items() if callable(getattr(value, method, None))), "")
     raise SpecError(name, type(value).__name__, f"must be a NumPy array{advice}")
 

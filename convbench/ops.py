@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from convbench.backend import Plan, overlap
 from convbench.errors import SpecError, UnsupportedSpec
 from convbench.operands import (
-    as_array,
+    as_operand,
     common_dtype,
     forward_spec,
     input_grad_spec,
@@ -240,7 +240,7 @@ def conv_bias_grad(g: NDArray[Any], *, bias: str = "channel", tile: TileLike = N
     >>> conv_bias_grad(g), conv_bias_grad(g, bias="tile", tile=2)
     (array([10.]), array([[6., 4.]]))
     """
-    g = as_array("g", g)
+    g = as_operand("g", g)
     spatial_axes("g", g, "(N, O, *output_size)")
     form = _choice("bias", bias, BIASES[1:])
     # a layer of 1×1 kernels has this output; its spec checks the rest
@@ -265,7 +265,7 @@ def conv_bias_grad(g: NDArray[Any], *, bias: str = "channel", tile: TileLike = N
 def _periodic_sum(g: Array, period: Sizes, dtype: str) -> Array:
     """Sum over examples and over the positions that are equal modulo ``period``."""
     sizes = g.shape[2:]
-    total = np.zeros((g.shape[1], *period), dtype)
+    total = np.zeros_like(g, dtype, shape=(g.shape[1], *period))  # of g's library, whichever that is
     cycled = [t < size for t, size in zip(period, sizes, strict=True)]
     axes = (0, *(2 + axis for axis, summed in enumerate(cycled) if summed))
     # one sum for each phase of the axes that are cycled through, all positions at once of the others
@@ -354,7 +354,7 @@ def _run_weight_grad(ready: Plan, operands: Operands, out: Any) -> Array:
 
 def _run_transpose(ready: Plan, operands: Operands, out: Any) -> Array:
     x, w, bias = operands
-    if isinstance(out, np.ndarray):
+    if isinstance(out, type(x)):
         for name, operand in (("x", x), ("w", w), ("bias", bias)):
             if operand is not None and overlap(out, operand):
                 raise SpecError("out", f"memory shared with {name}", "must be an array of its own")

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convbench.backend import Plan
+from convbench.backend import Backend, Plan
 from convbench.errors import SpecError
-from convbench.operands import as_array, common_dtype
+from convbench.operands import as_operand, common_dtype
 from convbench.registry import get_backend
 from convbench.select import choose
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
+from convbench.transfers import bound_to, device_of
 
 __all__ = ["Door", "call", "is_auto", "plan"]
 
@@ -65,10 +66,17 @@ def plan(spec: ConvSpec | str, backend: str = "auto", *, threads: int | None = N
         spec = ConvSpec.parse(spec)
     if not isinstance(spec, ConvSpec):
         raise SpecError("spec", spec, "must be a ConvSpec or a line such as 'n1 c64 o64 i56x56 k3 p1 f32'")
+    return _backend_for(spec, backend, _is_finite(finite), "cpu").plan(spec, threads=threads)
+
+
+def _is_finite(finite: object) -> bool:
     if not isinstance(finite, (bool, np.bool_)):
         raise SpecError("finite", finite, "must be True, or False if the data may hold NaN or infinity")
-    chosen = choose(spec, finite=bool(finite)) if is_auto(backend) else get_backend(backend)
-    return chosen.plan(spec, threads=threads)
+    return bool(finite)
+
+
+def _backend_for(spec: ConvSpec, backend: str, finite: bool, device: str) -> Backend:
+    return choose(spec, finite=finite, device=device) if is_auto(backend) else get_backend(backend)
 
 
 def is_auto(backend: object) -> bool:
@@ -130,10 +138,13 @@ def _first_call(
     signature: Any,
 ) -> Array:
     named = dict(zip(door.names, given, strict=True))
-    arrays = {name: as_array(name, value) for name, value in named.items() if value is not None or name != "bias"}
+    arrays = {name: as_operand(name, value) for name, value in named.items() if value is not None or name != "bias"}
     dtype = common_dtype(arrays)
     operands = tuple(arrays[name].astype(dtype, copy=False) if name in arrays else None for name in named)
-    ready = plan(door.spec_of(operands, dtype.name, *options), backend, threads=resolve(threads), finite=finite)
+    device, count = device_of(arrays), resolve(threads)
+    spec = door.spec_of(operands, dtype.name, *options)
+    chosen = _backend_for(spec, backend, _is_finite(finite), device)
+    ready = bound_to(chosen.plan(spec, threads=count), chosen, device)
     if signature is not None and all(a.dtype == dtype for a in arrays.values()):
         _keep(signature, ready)
     return door.run(ready, operands, out)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convbench.errors import SpecError
-from convbench.operands import as_array, common_dtype
+from convbench.operands import as_operand, common_dtype
 from convbench.ops import conv
 from convbench.spec import PaddingLike
 
@@ -90,7 +90,7 @@ def correlate(
 def _scipy_style(
     a: ArrayLike, v: ArrayLike, mode: str, boundary: str, backend: str, threads: int | None, *, flip: bool
 ) -> NDArray[Any]:
-    a, v = as_array("a", a), as_array("v", v)
+    a, v = as_operand("a", a), as_operand("v", v)
     if a.ndim != v.ndim or a.ndim == 0:
         raise SpecError("v", v.shape, f"must have as many axes as a, which has shape {a.shape}, and at least one")
     if mode not in ("full", "same", "valid"):

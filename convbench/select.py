@@ -16,22 +16,27 @@ from convbench.threads import resolve
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["AUTO_ORDER", "choose", "explain", "preferred"]
+__all__ = ["AUTO_ORDER", "CUDA_ORDER", "choose", "explain", "preferred"]
 
 #: Own backends that take any weights, the most generally fast first; then SciPy's. :func:`preferred` comes before them.
 AUTO_ORDER = ("direct", "im2col", "direct-numpy", "fft", "scipy-direct", "scipy-fft")
+
+#: The same for operands on a GPU. Nothing has been measured there yet: the order is by counted FLOPs and bytes.
+CUDA_ORDER = ("im2col-cupy", "direct-cupy", "fft-cupy", "direct-naive-cupy")
 
 #: Of operands and result: beyond it :func:`explain` plans nothing.
 MEMORY_LIMIT_BYTES = 2 * 2**30
 
 
-def choose(spec: ConvSpec, *, finite: bool = True) -> Backend:
+def choose(spec: ConvSpec, *, finite: bool = True, device: str = "cpu") -> Backend:
     """Return the first backend that takes ``spec``: those that :func:`preferred` names, then :data:`AUTO_ORDER`.
 
     Parameters
     ----------
     finite : bool
         False if the data may hold NaN or infinity: backends that would spread them are passed over.
+    device : {"cpu", "cuda"}
+        Where the operands are.
 
     Raises
     ------
@@ -39,7 +44,8 @@ def choose(spec: ConvSpec, *, finite: bool = True) -> Backend:
         If none is willing, with each one's reason.
     """
     reasons = []
-    for name in dict.fromkeys((*preferred(spec), *AUTO_ORDER)):
+    order = (*preferred(spec), *AUTO_ORDER) if device == "cpu" else (*_preferred_on_gpu(spec), *CUDA_ORDER)
+    for name in dict.fromkeys(order):
         backend = get_backend(name)
         reason = backend.why_not(spec)
         if reason is None and not finite and backend.error_bound(spec).spreads_nonfinite:
@@ -64,6 +70,21 @@ def preferred(spec: ConvSpec) -> tuple[str, ...]:
     if plain and _winograd_pays(spec):
         return ("winograd",)
     return ("fft-pocketfft", "fft") if _transforms_pay(spec) else ()  # FFTW plans for a second what takes 10 ms
+
+
+def _preferred_on_gpu(spec: ConvSpec) -> tuple[str, ...]:
+    """Return what should be better than the first of :data:`CUDA_ORDER`, if anything: by counts, as there.
+
+    A GEMM of one row or column wastes its tiles: one channel a group is for ``direct-cupy``; from 32 × 32 taps on
+    transforms do less, however well the sums go.
+    """
+    if spec.tile is not None or spec.op == "weight_grad":
+        return ()
+    if prod(spec.kernel_size) >= 1024 and all(p >= k for p, k in zip(spec.output_size, spec.kernel_size, strict=True)):
+        return ("fft-tiled-cupy", "fft-cupy")
+    if min(spec.in_channels, spec.out_channels) // spec.groups < 4:
+        return ("direct-cupy",)
+    return ("winograd-cupy",) if set(spec.kernel_size) == {3} and _winograd_pays(spec) else ()
 
 
 def _tiles_pay(spec: ConvSpec) -> bool:

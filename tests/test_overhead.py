@@ -91,7 +91,7 @@ def test_conv_of_known_shapes_plans_nothing_and_checks_each_operand_once_a_stage
 def test_auto_costs_what_the_backend_costs_that_it_takes(
     nothing: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convbench.planning.choose", lambda spec, finite: bench.NOTHING)
+    monkeypatch.setattr("convbench.planning.choose", lambda spec, **options: bench.NOTHING)
     monkeypatch.setattr("convbench.planning._PLANS", type(cb.planning._PLANS)())
     x, w = bench.image(1)
     named = python_calls(cb.conv, x, w, backend=nothing, threads=threads)
