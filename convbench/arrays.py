@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from ctypes import c_size_t
+from ctypes import c_char, c_size_t
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -65,6 +65,9 @@ class Namespace:
         May several threads call it at once?
     gemm_threads : callable
         ``gemm_threads(n)``: a context in which one matmul uses n threads.
+    mirror : callable, optional
+        ``mirror(base, view)``: the memory of a C-contiguous or permuted NumPy array as an array of this library, and in
+        it the view with the same strides; None for libraries whose arrays have none.
     kernels : callable, optional
         ``kernels(kernel)``: what launches a CUDA kernel on arrays of this library.
     """
@@ -86,6 +89,7 @@ class Namespace:
     transforms: Transforms
     threaded: bool
     gemm_threads: Callable[[int], AbstractContextManager[None]]
+    mirror: Callable[[Any, Any], tuple[Array, Array]] | None = None
     kernels: Callable[[Kernel], Launch] | None = None
 
     def empty(self, shape: Sequence[int], dtype: str) -> Array:
@@ -211,6 +215,7 @@ def numpy_namespace(transforms: Transforms | None = None) -> Namespace:
         transforms=transforms or standard_transforms(np),
         threaded=True,
         gemm_threads=blas_threads,
+        mirror=lambda base, view: (base, view),
     )
 
 
@@ -331,6 +336,7 @@ def cupy_namespace() -> Namespace:
         transforms=standard_transforms(cp),
         threaded=False,
         gemm_threads=lambda threads: nullcontext(),
+        mirror=partial(_mirrored, cp),
         kernels=cupy_kernels,
     )
 
@@ -358,3 +364,22 @@ def _to_host(array: Array) -> Any:
     fetched = cp.asnumpy(cp.ascontiguousarray(array.transpose(order)))
     back = [order.index(axis) for axis in range(array.ndim)]
     return fetched.transpose(back)
+
+
+def _mirrored(xp: Any, base: Any, view: Any) -> tuple[Array, Array]:
+    """Send what two NumPy arrays span in memory, of which the first holds the second; return both with their strides.
+
+    ``xp`` is CuPy, or what has its ``ndarray(shape, dtype, memory, strides)`` and its ``data``.
+    """
+    import numpy as np
+    from numpy.lib.array_utils import byte_bounds
+
+    low, high = byte_bounds(base) if base.size else (0, 0)
+    flat = np.frombuffer((c_char * (high - low)).from_address(low), np.uint8) if high > low else np.empty(0, np.uint8)
+    sent = xp.asarray(flat)
+
+    def placed(array: Any) -> Array:
+        first = array.__array_interface__["data"][0] - low if array.size else 0
+        return xp.ndarray(array.shape, array.dtype, sent.data + first, array.strides)
+
+    return placed(base), placed(view)

@@ -14,7 +14,7 @@ import pytest
 import convbench as cb
 from convbench import planning, registry
 from convbench.algorithms.direct import ShiftAndAdd
-from convbench.arrays import Namespace, numpy_namespace
+from convbench.arrays import Namespace, _mirrored, numpy_namespace
 from convbench.backend import AlgorithmBackend
 from convbench.errors import SpecError
 
@@ -126,3 +126,36 @@ def test_doors_beside_conv(device: Device) -> None:
     y = cb.convolve(a.view(DeviceArray), v.view(DeviceArray), "same")
     assert isinstance(y, DeviceArray)
     np.testing.assert_array_equal(np.asarray(y), cb.convolve(a, v, "same"))
+
+
+class _Memory:
+    """An offset into bytes, as CuPy's pointers are."""
+
+    def __init__(self, held: np.ndarray[Any, Any], offset: int = 0) -> None:
+        self.held, self.offset = held, offset
+
+    def __add__(self, count: int) -> _Memory:
+        return _Memory(self.held, self.offset + count)
+
+
+_LIKE_CUPY = SimpleNamespace(
+    asarray=lambda array: SimpleNamespace(data=_Memory(array.copy())),
+    ndarray=lambda shape, dtype, memory, strides: np.ndarray(shape, dtype, memory.held, memory.offset, strides),
+)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [np.s_[1::2, ::3], np.s_[::-1, ::-2], np.s_[2:2], np.s_[...], np.s_[3]],
+    ids=["gaps", "back", "no", "all", "row"],
+)
+def test_a_mirrored_view_has_the_strides_of_the_original(view: Any) -> None:
+    base = np.random.default_rng(0).normal(size=(7, 9))
+    there, part = _mirrored(_LIKE_CUPY, base, base[view])
+    np.testing.assert_array_equal(there, base)
+    np.testing.assert_array_equal(part, base[view])
+    assert part.strides == base[view].strides
+    part[...] = 99
+    assert np.count_nonzero(there == 99) == part.size
+    _, alone = _mirrored(_LIKE_CUPY, base[view], base[view])
+    np.testing.assert_array_equal(alone, base[view])

@@ -66,12 +66,13 @@ def out_is_honoured(subject: Subject) -> None:
         if not subject.strided and name != "contiguous":
             continue
         base, view = arrange(_garbage(spec.result_shape, spec.result_dtype))
-        before, out = base.copy(order="K"), subject.send(view)
+        before, (around, out) = base.copy(order="K"), subject.send_within(base, view)
         given = subject.plan()(subject.send(first), case.second, subject.send(bias), out)
         if given is not out:
             raise Failure(f"{name} out: the plan returns another object than out")
         subject.judge(case.truth, subject.fetch(out), f"{name} out")
         if subject.strided:
+            base[...] = subject.fetch(around)
             view[...] = _garbage(spec.result_shape, spec.result_dtype)  # so that only what lies beside it can differ
             require_equal(base, before, f"the memory beside a {name} out")
 
@@ -92,15 +93,15 @@ def results_are_laid_out_as_the_spec_says(subject: Subject) -> str | None:
 
 def inputs_are_untouched(subject: Subject) -> None:
     """The operands hold the same bytes after ``prepare`` and a run."""
-    operands = subject.case().operands.copies()
-    before = operands.copies()
+    before = subject.case().operands
+    operands = [subject.send(array) for array in before.copies()]
     first, second, bias = operands
-    prepared = second_operand(subject.plan(), subject.send(second))
+    prepared = second_operand(subject.plan(), second)
     for _ in range(2):
-        subject.call(first, prepared, bias)
+        subject.plan()(first, prepared, bias)
         for name, now, then in zip((*subject.spec.operand_names, "bias"), operands, before, strict=True):
             if now is not None and then is not None:
-                require_equal(now, then, f"{name} after the run")
+                require_equal(subject.fetch(now), then, f"{name} after the run")
 
 
 def any_strides_will_do(subject: Subject) -> None:
@@ -111,7 +112,7 @@ def any_strides_will_do(subject: Subject) -> None:
     for name, arrange in _ARRANGEMENTS.items():
         first, second, bias = (None if a is None else _read_only(arrange(a)[1]) for a in case.operands)
         assert first is not None
-        y = subject.call(first, second_operand(subject.plan(), second), bias)
+        y = subject.call(first, second_operand(subject.plan(), subject.send(second)), bias)
         subject.judge(case.truth, y, f"{name}, read-only operands")
 
 
@@ -199,7 +200,7 @@ def prepared_weights_are_declared_honestly(subject: Subject) -> str:
 
 def _measured(subject: Subject, threads: int, honest: Callable[[Memory], bool]) -> Memory:
     """Measure a plan's memory; again if it seems too much: a table of Python's own that grows does not do so twice."""
-    if not subject.strided:
+    if not subject.on_host:
         raise Refusal("memory: only NumPy's buffers can be measured")
     memory = subject.memory(threads)
     return memory if honest(memory) else subject.memory(threads, again=True)
@@ -249,7 +250,7 @@ def _malformed(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
     wrong_type = "float64" if spec.result_dtype == "float32" else "float32"
     yield "out of another shape", lambda: plan(first, case.second, bias, too_large)
     yield f"out of {wrong_type}", lambda: plan(first, case.second, bias, ones(spec.result_shape, wrong_type))
-    if subject.strided:
+    if subject.on_host:
         read_only = _read_only(np.ones(spec.result_shape, spec.result_dtype))
         yield "a read-only out", lambda: plan(first, case.second, bias, read_only)
     if names[1] == "g":

@@ -185,7 +185,12 @@ class Subject:
 
     @property
     def strided(self) -> bool:
-        """Whether the backend works on NumPy's arrays, which have strides and can be written anywhere."""
+        """Whether the backend's arrays have strides and can be written anywhere."""
+        return self._namespace.mirror is not None
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the backend works on NumPy's arrays themselves."""
         return bool(self._namespace.name == "numpy")
 
     @cached_property
@@ -194,11 +199,16 @@ class Subject:
 
     def send(self, array: NDArray[Any] | None) -> Array | None:
         """Convert to the backend's kind of array."""
-        return array if array is None or self.strided else self._namespace.from_host(array)
+        return None if array is None else self.send_within(array, array)[1]
+
+    def send_within(self, base: NDArray[Any], view: NDArray[Any]) -> tuple[Array, Array]:
+        """Convert an array and a view of it, with their strides where the backend's kind of array has any."""
+        ns = self._namespace
+        return ns.mirror(base, view) if ns.mirror else (ns.from_host(base), ns.from_host(view))
 
     def fetch(self, array: Array) -> NDArray[Any]:
         """Convert from the backend's kind of array."""
-        return np.asarray(array) if self.strided else np.asarray(self._namespace.to_host(array))
+        return np.asarray(self._namespace.to_host(array))
 
     def prepare(self, second: NDArray[Any], threads: int = 1) -> Any:
         """Make the second operand what the plan takes: from a copy, so that a backend spoils its own run alone."""
