@@ -12,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from convbench.features import NOTES
+from convbench.features import NOTES, with_device
 from convbench.registry import _built_in, get_backend, what_is_missing
 from convbench.report.features import feature_grids
 
@@ -38,7 +38,7 @@ def _name(row: str) -> str:
 
 
 def _installed(name: str) -> bool:
-    return what_is_missing(get_backend(name)) is None
+    return what_is_missing(with_device(get_backend(name))) is None
 
 
 def main() -> None:

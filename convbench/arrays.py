@@ -18,12 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from convbench.spec import ConvSpec
 from convbench.threads import blas_threads
-from convbench.transforms import Transforms, standard_transforms
+from convbench.transforms import Transforms, cufft_transforms, standard_transforms
 
 if TYPE_CHECKING:
     from convbench.cuda.kernel import Kernel, Launch
 
-__all__ = ["Array", "Namespace", "address", "cupy_namespace", "numpy_namespace", "on_device", "standard_namespace"]
+__all__ = [
+    "Array",
+    "Namespace",
+    "address",
+    "cupy_namespace",
+    "namespace_of_cupy",
+    "numpy_namespace",
+    "on_device",
+    "standard_namespace",
+]
 
 #: An array of whatever library the namespace binds.
 Array = Any
@@ -292,10 +301,18 @@ def standard_namespace(xp: Any) -> Namespace:
 @cache
 def cupy_namespace() -> Namespace:
     """Return CuPy's namespace: arrays in the memory of the current device, work on the current stream."""
-    import cupy as cp
+    import cupy
     from cupy.lib.stride_tricks import as_strided
 
     from convbench.cuda.launch import cupy_kernels
+
+    return namespace_of_cupy(cupy, as_strided, cufft_transforms(), cupy_kernels)
+
+
+def namespace_of_cupy(
+    cp: Any, as_strided: Callable[..., Array], transforms: Transforms, kernels: Callable[[Kernel], Launch]
+) -> Namespace:
+    """Return the namespace of a module like ``cupy``, with its ``as_strided``; tests have others than CuPy's own."""
 
     def windows(
         x: Array, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int], output_size: Sequence[int]
@@ -321,8 +338,8 @@ def cupy_namespace() -> Namespace:
     return Namespace(
         name="cupy",
         xp=cp,
-        from_host=_to_device,
-        to_host=_to_host,
+        from_host=partial(_to_device, cp),
+        to_host=partial(_to_host, cp),
         synchronize=lambda: cp.cuda.get_current_stream().synchronize(),
         assign=assign,
         conjugate=lambda target: cp.conj(target, out=target),
@@ -333,17 +350,16 @@ def cupy_namespace() -> Namespace:
         multiply=lambda a, b, out: cp.multiply(a, b, out=out),
         multiply_add=multiply_add,
         matmul=lambda a, b, out: cp.matmul(a, b, out=out),
-        transforms=standard_transforms(cp),
+        transforms=transforms,
         threaded=False,
         gemm_threads=lambda threads: nullcontext(),
         mirror=partial(_mirrored, cp),
-        kernels=cupy_kernels,
+        kernels=kernels,
     )
 
 
-def _to_device(array: Any) -> Array:
+def _to_device(cp: Any, array: Any) -> Array:
     """Copy a NumPy array to the device, its axes in the same order in memory."""
-    import cupy as cp
     import numpy as np
 
     given = np.asarray(array)
@@ -353,9 +369,8 @@ def _to_device(array: Any) -> Array:
     return sent.transpose(back)
 
 
-def _to_host(array: Array) -> Any:
+def _to_host(cp: Any, array: Array) -> Any:
     """Copy an array from the device, its axes in the same order in memory; NumPy arrays are returned as they are."""
-    import cupy as cp
     import numpy as np
 
     if isinstance(array, np.ndarray):
@@ -375,7 +390,8 @@ def _mirrored(xp: Any, base: Any, view: Any) -> tuple[Array, Array]:
     from numpy.lib.array_utils import byte_bounds
 
     low, high = byte_bounds(base) if base.size else (0, 0)
-    flat = np.frombuffer((c_char * (high - low)).from_address(low), np.uint8) if high > low else np.empty(0, np.uint8)
+    held: Any = (c_char * (high - low)).from_address(low) if high > low else b""
+    flat = np.frombuffer(held, np.uint8)
     sent = xp.asarray(flat)
 
     def placed(array: Any) -> Array:

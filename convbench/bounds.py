@@ -11,7 +11,7 @@ from math import log2, prod, sqrt
 
 from convbench.spec import ConvSpec
 
-__all__ = ["ErrorBound", "box", "direct", "fft", "separable"]
+__all__ = ["ErrorBound", "box", "direct", "fft", "separable", "tensor_core"]
 
 _EPS = {
     "float16": 2.0**-10,
@@ -87,6 +87,27 @@ def gamma(terms: int, dtype: str) -> float:
 def direct(spec: ConvSpec) -> ErrorBound:
     """Any order of summation of the definition's products, bias included: γₙ componentwise (eq. 3.5)."""
     return ErrorBound(source="Higham 2002, eq. 3.5", componentwise=gamma(spec.terms + 1, spec.dtype))
+
+
+def tensor_core(spec: ConvSpec, significant_bits: int) -> ErrorBound:
+    """Products of operands rounded to so many significant bits, summed in float32 by tensor cores, bias included.
+
+    Rounding both operands, each by at most 2⁻ᵖ, puts a product off by at most (2 + 2⁻ᵖ)·2⁻ᵖ; float16 arrays are not
+    rounded. A product of two operands is exact, but sums are truncated, not rounded: the addends of a block are shifted
+    to the largest exponent among them, and what falls off at the end is lost (Fasi, Higham, Mikaitis and Pranesh 2021,
+    "Numerical behavior of NVIDIA tensor cores"). That costs at most one eps of float32, two units roundoff, for each
+    addend and each sum of a block, less than two for each term: γ of four times the terms. Small integers are exact
+    as long as p bits hold them.
+    """
+    u = 0.0 if spec.dtype == "float16" else 2.0**-significant_bits
+    summed = gamma(4 * (spec.terms + 2), "float32")
+    stored = _EPS[spec.dtype]
+    return ErrorBound(
+        source="Fasi, Higham, Mikaitis and Pranesh 2021, with Higham 2002, eq. 3.5",
+        componentwise=((2 + u) * u + (1 + u) ** 2 * summed * _EPS["float32"]) / stored
+        + (0.5 if spec.dtype == "float16" else 0.0),
+        flushes_denormals=spec.dtype == "float32",
+    )
 
 
 def winograd(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 from math import prod
+from typing import Any, cast
 
 from convbench.algorithms.rewriting import MOST_PARTS
+from convbench.arrays import Namespace, numpy_namespace
 from convbench.backend import Backend
 from convbench.errors import SpecError, UnsupportedWeights
 from convbench.registry import refusal_of
 from convbench.spec import ConvSpec
 
-__all__ = ["FEATURES", "NOTES", "supported"]
+__all__ = ["FEATURES", "NOTES", "supported", "with_device"]
 
 #: Group → feature → the lines that a backend must take, all of them. What a line leaves open is filled in by the first
 #: of :data:`_SIZES` and :data:`_DTYPES` that the backend takes.
@@ -61,10 +64,23 @@ NOTES = (
     f"{MOST_PARTS} positions with weights of their own, and beyond them the backend says no.",
     "bfloat16: NumPy has no such dtype, so that no backend here takes it; specs and their lines know it (`bf16`) for "
     "array libraries that have it.",
+    "`-cupy`, `-cuda` and `cupyx-` rows: what they take where there is a GPU that can be used.",
 )
 
 _SIZES = ("", "i9x9 k3", "i9 k3", "i9x9x9 k3")
-_DTYPES = ("", "f64")
+_DTYPES = ("", "f64", "f16")
+
+
+def with_device(backend: Backend) -> Backend:
+    """Return a GPU's backend as one that has its device, on which it launches nothing: what it takes is the same."""
+    asked: Any = backend
+    if not hasattr(asked, "device_problem"):
+        return backend
+    return cast(Backend, replace(asked, device_problem=lambda: None, ns=_idle_namespace))
+
+
+def _idle_namespace() -> Namespace:
+    return replace(numpy_namespace(), kernels=lambda kernel: lambda grid, arguments: None)
 
 
 def supported(backend: Backend) -> dict[str, bool]:
@@ -110,4 +126,7 @@ def _takes_any_weights(backend: Backend) -> bool:
         plan.prepare(weights.reshape(spec.weight_shape).astype(spec.dtype))
     except UnsupportedWeights:
         return False
+    except Exception:  # of a library that wants its device: who refuses weights does so before it goes there
+        if backend.device != "cuda":
+            raise
     return True

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from convbench.arrays import Array, numpy_namespace
 from convbench.backend import Backend, second_operand
+from convbench.cuda.timing import Device, DeviceMemory, device_of
 from convbench.spec import DTYPES, ConvSpec
 from convbench.threads import blas_threads
 
@@ -50,6 +51,9 @@ class Memory:
     pyFFTW included, to the byte; it does not see what a native library allocates on its own (BLAS packing buffers,
     PyTorch's tensors, OpenCV's images). The resident memory of the process sees all that, but in pages, only those
     that were written to, and neither what the library had set aside before nor what it keeps between calls.
+
+    On a GPU the memory of the device is counted instead, by what CuPy's pool hands out and gets back, in units of 512
+    bytes; what libraries take for themselves, such as PyTorch's own pool, is not seen.
 
     Attributes
     ----------
@@ -123,6 +127,7 @@ def measure_memory(
         lambda plan: second_operand(plan, second),
         lambda plan, weights: plan(first, weights, bias),
         prod(spec.result_shape) * DTYPES[spec.result_dtype],
+        device_of(backend.ns()) if hasattr(backend, "ns") else None,
     )
 
 
@@ -140,7 +145,11 @@ def _load_libraries(backend: Backend, spec: ConvSpec) -> None:
 
 
 def measure_stages(
-    make: Callable[[], P], prepare: Callable[[P], W], run: Callable[[P, W], Array], result_bytes: int
+    make: Callable[[], P],
+    prepare: Callable[[P], W],
+    run: Callable[[P, W], Array],
+    result_bytes: int,
+    device: Device | None = None,
 ) -> Memory:
     """Return what memory three stages take, each of which is handed what those before it returned.
 
@@ -154,9 +163,12 @@ def measure_stages(
         ``run(plan, weights)`` returns the result.
     result_bytes : int
         Of the result, which does not count.
+    device : Device, optional
+        Whose memory counts; None: the host's.
     """
-    with tracing(), _quick_collections():
-        traced, resident = _Traced(), _Resident() if _resident_is_counted() else None
+    with tracing() if device is None else device.memory() as used, _quick_collections():
+        traced = _Traced() if used is None else _Handed(used)
+        resident = _Resident() if used is None and _resident_is_counted() else None
         stages: list[_Counter] = [traced] if resident is None else [traced, resident]
         _mark(stages)
         plan = make()
@@ -232,6 +244,20 @@ class _Traced(_Counter):
 
     def reset(self) -> None:
         tracemalloc.reset_peak()
+
+
+class _Handed(_Counter):
+    """What a device's pool has handed out."""
+
+    def __init__(self, used: DeviceMemory) -> None:
+        super().__init__()
+        self._used = used
+
+    def read(self) -> _Count:
+        return _Count(self._used.now, self._used.peak)
+
+    def reset(self) -> None:
+        self._used.peak = self._used.now
 
 
 class _Resident(_Counter):

@@ -4,12 +4,15 @@ A :class:`TransformPair` owns its buffers: fill ``samples``, call ``forward``, w
 ``inverse``. The inverse is not normalised (the algorithm folds 1/T into its prepared spectrum) and may
 destroy ``spectrum``. Real data have half a spectrum, of which the rest is the conjugate; complex data have a whole one,
 in the place of the samples.
+
+On a device memory is lent by a pool, in the order of a stream, so there transforms own no buffers:
+:class:`LaneTransform` takes arrays, which lie as :class:`Lanes` says.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -23,17 +26,23 @@ from convbench.spec import DTYPES
 from convbench.threads import parallel, shares
 
 __all__ = [
+    "LaneTransform",
+    "Lanes",
     "TransformPair",
     "Transforms",
     "complex_of",
+    "cufft_size",
+    "cufft_transforms",
     "fftw_transforms",
     "is_complex",
     "pair_bytes",
     "pocketfft_transforms",
     "real_of",
+    "smooth_size",
     "spectrum_shape",
     "standard_transforms",
     "transform_flops",
+    "transforms_of_cufft",
 ]
 
 _THREADED_POINTS = 2**15  # below, handing work to a second thread costs more than it gains
@@ -77,6 +86,49 @@ class MakePair(Protocol):
 
 
 @dataclass(frozen=True)
+class Lanes:
+    """Transforms of one size, side by side, and how they lie in memory.
+
+    Attributes
+    ----------
+    count : int
+    sizes : tuple of int
+    dtype : str
+        Of the samples, an array (count, *sizes) without gaps.
+    row : int
+        0: spectra are an array (count, frequencies) without gaps. Else they are columns of an array (frequencies, row),
+        (frequencies, count) in shape: a matrix for each frequency, as a product over channels wants it.
+    """
+
+    count: int
+    sizes: tuple[int, ...]
+    dtype: str
+    row: int = 0
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Frequencies along each axis."""
+        return spectrum_shape((), self.sizes, self.dtype)
+
+
+@dataclass(frozen=True)
+class LaneTransform:
+    """A planned transform of arrays that each call is given. Calls may come from several threads, on several streams.
+
+    Attributes
+    ----------
+    run : callable
+        ``run(samples, spectra)``; of an inverse transform ``run(spectra, samples)``: the samples are multiplied by
+        ∏ sizes, and the spectra may be overwritten.
+    workspace_bytes : int
+        Of one call, whether kept from call to call or not.
+    """
+
+    run: Callable[[Any, Any], None]
+    workspace_bytes: int
+
+
+@dataclass(frozen=True)
 class Transforms:
     """An FFT library.
 
@@ -87,11 +139,14 @@ class Transforms:
         Smallest size ≥ n that the library transforms fast.
     pair : MakePair
         With ``batch_last`` neighbouring transforms are neighbours in memory, as products over a batch want them.
+    lanes : callable, optional
+        ``lanes(layout, inverse) -> LaneTransform``: for arrays that the caller brings.
     """
 
     name: str
     good_size: Callable[[int], int]
     pair: MakePair
+    lanes: Callable[[Lanes, bool], LaneTransform] | None = None
 
 
 def _shapes(
@@ -136,7 +191,8 @@ def real_of(dtype: str) -> str:
     return {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
 
 
-def _smooth_size(n: int, primes: Sequence[int]) -> int:
+def smooth_size(n: int, primes: Sequence[int]) -> int:
+    """Return the smallest product of these primes from n on."""
     size = max(1, n)
     while True:
         rest = size
@@ -314,4 +370,113 @@ def standard_transforms(xp: Any) -> Transforms:
 
         return TransformPair(samples, spectrum, forward, inverse)
 
-    return Transforms(xp.__name__, lambda n: _smooth_size(n, (2, 3, 5, 7)), pair)
+    def lanes(layout: Lanes, inverse: bool) -> LaneTransform:
+        axes = tuple(range(1, 1 + len(layout.sizes)))
+        real = not is_complex(layout.dtype)
+        there, back = (xp.fft.rfftn, xp.fft.irfftn) if real else (xp.fft.fftn, xp.fft.ifftn)
+        spectrum_bytes = layout.count * prod(layout.kept) * DTYPES[complex_of(layout.dtype)]
+
+        def transform(samples: Any, spectra: Any) -> None:
+            found = xp.reshape(there(samples, axes=axes), (layout.count, -1))
+            spectra[...] = found.T if layout.row else found
+
+        def transform_back(spectra: Any, samples: Any) -> None:
+            lanes_first = xp.reshape(spectra.T if layout.row else spectra, (layout.count, *layout.kept))
+            samples[...] = back(lanes_first, s=layout.sizes, axes=axes, norm="forward")
+
+        return LaneTransform(transform_back if inverse else transform, 3 * spectrum_bytes)  # they go axis by axis
+
+    return Transforms(xp.__name__, lambda n: smooth_size(n, (2, 3, 5, 7)), pair, lanes)
+
+
+def cufft_size(n: int) -> int:
+    """Return the size from n on that cuFFT should transform fastest: a product of 2, 3, 5 and 7, the odd ones dear.
+
+    It has kernels for these radices, and is best at powers of two (cuFFT API reference, "Accuracy and Performance").
+    That an odd factor costs 4 % is an assumption.
+
+    >>> [cufft_size(n) for n in (17, 61, 125, 230, 257)]
+    [18, 64, 128, 256, 280]
+    """
+    largest = 1 << max(0, n - 1).bit_length()
+    found, size = [], n
+    while size < largest:
+        size = smooth_size(size, (2, 3, 5, 7))
+        found.append(size)
+        size += 1
+    return min((*found, largest), key=lambda size: (size * (1 + 0.04 * _odd_factors(size)), size))
+
+
+def _odd_factors(size: int) -> int:
+    """Count the prime factors 3, 5 and 7."""
+    count = 0
+    for prime in (3, 5, 7):
+        while size % prime == 0:
+            size //= prime
+            count += 1
+    return count
+
+
+@cache
+def cufft_transforms() -> Transforms:
+    """Return cuFFT through CuPy: plans for just the layout in hand, so that nothing is transposed apart."""
+    import cupy
+
+    def current() -> tuple[int, int]:
+        return cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr
+
+    return transforms_of_cufft(cupy, lambda: cupy.cuda.cufft, current)  # whose library may be missing: asked when used
+
+
+def transforms_of_cufft(xp: Any, library: Callable[[], Any], current: Callable[[], Hashable]) -> Transforms:
+    """Return transforms by a module like ``cupy.cuda.cufft``.
+
+    Parameters
+    ----------
+    xp : module
+    library : callable
+    current : callable
+        Names the device and the stream that work is given to.
+    """
+
+    def lanes(layout: Lanes, inverse: bool) -> LaneTransform:
+        plans = _CufftPlans(library(), layout, inverse, current)
+        return LaneTransform(plans, plans.workspace_bytes)
+
+    return Transforms("cufft", cufft_size, standard_transforms(xp).pair, lanes)
+
+
+class _CufftPlans:
+    """One transform, planned once for each stream and for each thread that is inside a call.
+
+    A plan keeps a work area, which must not serve two streams at once, and cuFFT's handles are for one thread at a time
+    (cuFFT API reference, "Thread Safety"). On one stream calls follow each other, whatever thread they come from.
+    """
+
+    def __init__(self, cufft: Any, layout: Lanes, inverse: bool, current: Callable[[], Hashable]) -> None:
+        self._cufft, self._layout, self._inverse, self._current = cufft, layout, inverse, current
+        self._direction = cufft.CUFFT_INVERSE if inverse else cufft.CUFFT_FORWARD
+        first = self._make()  # now, so that planning is timed as planning
+        self.workspace_bytes = int(first.work_area.mem.size)
+        self._free: dict[Hashable, list[Any]] = {current(): [first]}
+
+    def __call__(self, source: Any, target: Any) -> None:
+        free = self._free.setdefault(self._current(), [])
+        try:
+            plan = free.pop()  # atomic, as ``setdefault`` is, under the interpreter's lock
+        except IndexError:
+            plan = self._make()
+        plan.fft(source, target, self._direction)
+        free.append(plan)
+
+    def _make(self) -> Any:
+        """Plan by cuFFT's advanced layout: item (k₁, …) of lane b stands at b·dist + (k₁·embed₂ + …)·stride."""
+        layout = self._layout
+        samples = layout.sizes, 1, prod(layout.sizes)
+        spectra = (layout.kept, layout.row, 1) if layout.row else (layout.kept, 1, prod(layout.kept))
+        source, target = (spectra, samples) if self._inverse else (samples, spectra)
+        names = {"float32": ("R2C", "C2R"), "float64": ("D2Z", "Z2D"), "complex64": ("C2C",) * 2}
+        name = names.get(layout.dtype, ("Z2Z",) * 2)[self._inverse]
+        kind = getattr(self._cufft, f"CUFFT_{name}")
+        last = target[0][-1]
+        return self._cufft.PlanNd(layout.sizes, *source, *target, kind, layout.count, "C", len(layout.sizes) - 1, last)

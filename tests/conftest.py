@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 
@@ -11,3 +12,18 @@ settings.register_profile(
     "thorough", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile(os.environ.get("CONVBENCH_HYPOTHESIS", "repeatable"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many kernels were run on the CPU, in how many cases (test_cuda_battery.py), by all workers together."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
+    found = [value for r in reports for name, value in r.user_properties if name == "kernels run on the CPU"]
+    if not found:
+        return
+    instances = {instance for _, _, ran in found for instance in ran}
+    kernels = {instance.partition("<")[0] for instance in instances}
+    cases, launches = (sum(entry[i] for entry in found) for i in (0, 1))
+    terminalreporter.write_line(
+        f"CUDA sources run on the CPU: {len(kernels)} kernels, {len(instances)} instances, {cases} cases passed, "
+        f"{launches} launches"
+    )

@@ -15,8 +15,16 @@ from convbench import ConvSpec, FunctionBackend, oracle
 from convbench.bench import Options, load_results
 from convbench.bench.predict import Known, expected_seconds, shrink
 from convbench.bench.record import Record, append, read
-from convbench.bench.timing import INSPECTED, MIN_SAMPLE_S, fair_share, garbage_collector_off, measure, relative_spread
+from convbench.bench.timing import (
+    INSPECTED,
+    MIN_SAMPLE_S,
+    fair_share,
+    garbage_collector_off,
+    measure,
+    relative_spread,
+)
 from convbench.errors import SpecError, UnsupportedWeights
+from convbench.stopwatch import HostStopwatch
 
 pytestmark = pytest.mark.usefixtures("short_samples")
 QUICK = Options(threads=1, passes=2, budget_s=20.0)
@@ -63,7 +71,7 @@ def test_the_fields_are_those_of_the_design() -> None:
         "flops_nominal flops_executed bytes_min checksum weight group mode seed time "
         # added since: the line of the design may grow, and readers keep what they do not know
         "call_s prepared_declared_bytes prepared_measured_bytes prepare_peak_bytes rss_peak_bytes cores_used caveats "
-        "alignment_bytes subnormal_share measured_s elapsed_s twin"
+        "alignment_bytes subnormal_share measured_s elapsed_s twin launch_s sm_clock_mhz"
     )
     assert set(json.loads(record().to_json())) == set(stated.split())
 
@@ -144,7 +152,7 @@ class FakeClock:
 def test_short_calls_are_timed_in_batches_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convbench.bench.timing.MIN_SAMPLE_S", MIN_SAMPLE_S)
     clock, seen = FakeClock(0.5e-3, 1e-4), []  # the first call is cold
-    taken = measure(clock.call, 10.0, enough=4, most=20, inspect=seen.append, clock=clock)
+    taken = measure(clock.call, 10.0, enough=4, most=20, inspect=seen.append, stopwatch=HostStopwatch(clock))
     assert taken.batch * 1e-4 >= MIN_SAMPLE_S
     assert taken.samples_s == pytest.approx([1e-4] * 4)
     assert taken.stop_reason == "spread"
@@ -160,7 +168,7 @@ def test_short_calls_are_timed_in_batches_after_a_warm_up(monkeypatch: pytest.Mo
 def test_a_first_call_that_has_to_compile_does_not_size_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convbench.bench.timing.MIN_SAMPLE_S", MIN_SAMPLE_S)
     clocks = FakeClock(3.0, 1e-4), FakeClock(1e-4)
-    compiling, plain = (measure(clock.call, 1.0, enough=4, most=20, clock=clock) for clock in clocks)
+    compiling, plain = (measure(clock.call, 1.0, enough=4, most=20, stopwatch=HostStopwatch(clock)) for clock in clocks)
     assert compiling.batch == pytest.approx(plain.batch, abs=1)
     assert plain.batch >= 100
     assert compiling.samples_s == pytest.approx(plain.samples_s)
@@ -168,7 +176,7 @@ def test_a_first_call_that_has_to_compile_does_not_size_the_batches(monkeypatch:
 
 def test_one_call_that_is_long_enough_is_a_sample() -> None:
     clock = FakeClock(0.3, 0.02)
-    taken = measure(clock.call, 10.0, enough=4, most=20, clock=clock)
+    taken = measure(clock.call, 10.0, enough=4, most=20, stopwatch=HostStopwatch(clock))
     assert taken.batch == 1
     assert taken.samples_s == pytest.approx([0.02] * 4)
 
@@ -182,9 +190,9 @@ def test_what_an_inspection_takes_is_no_time_and_what_it_raises_ends_all() -> No
             raise ValueError("wrong")
 
     with pytest.raises(ValueError, match="wrong"):
-        measure(clock.call, 1e3, enough=4, most=20, inspect=inspect, clock=clock)
+        measure(clock.call, 1e3, enough=4, most=20, inspect=inspect, stopwatch=HostStopwatch(clock))
     clock = FakeClock(0.02)
-    taken = measure(clock.call, 1e3, enough=3, most=20, inspect=inspect, clock=clock)
+    taken = measure(clock.call, 1e3, enough=3, most=20, inspect=inspect, stopwatch=HostStopwatch(clock))
     assert taken.samples_s == pytest.approx([0.02] * 3)
     assert taken.called_s == pytest.approx(6 * 0.02)
     assert taken.elapsed_s == pytest.approx(4 * 5.02)
@@ -192,20 +200,20 @@ def test_what_an_inspection_takes_is_no_time_and_what_it_raises_ends_all() -> No
 
 def test_sampling_stops_when_the_spread_gets_no_better() -> None:
     clock = FakeClock(0.02, 0.02, 0.02, *[0.02, 0.03] * 50)
-    taken = measure(clock.call, 100.0, enough=4, most=40, clock=clock)
+    taken = measure(clock.call, 100.0, enough=4, most=40, stopwatch=HostStopwatch(clock))
     assert taken.stop_reason == "plateau"
     assert 8 <= len(taken.samples_s) < 40
 
 
 def test_sampling_stops_at_the_most_samples() -> None:
     clock = FakeClock(*[0.02 * 1.5**i for i in range(30)])
-    taken = measure(clock.call, 1e6 * 0.02, warm_up=False, enough=4, most=5, clock=clock)
+    taken = measure(clock.call, 1e6 * 0.02, warm_up=False, enough=4, most=5, stopwatch=HostStopwatch(clock))
     assert (taken.stop_reason, len(taken.samples_s)) == ("count", 5)
 
 
 def test_the_budget_ends_sampling_in_time() -> None:
     clock = FakeClock(*[0.02, 0.03] * 50)
-    taken = measure(clock.call, 0.2, enough=4, most=40, clock=clock)
+    taken = measure(clock.call, 0.2, enough=4, most=40, stopwatch=HostStopwatch(clock))
     assert taken.stop_reason == "budget"
     assert clock.now <= 0.05 + 0.2 + 0.03  # the first two calls have their own time
     assert taken.elapsed_s == pytest.approx(clock.now - 0.05)
@@ -214,7 +222,9 @@ def test_the_budget_ends_sampling_in_time() -> None:
 def test_the_least_samples_are_taken_whatever_the_budget() -> None:
     for warm_up, least, calls in ((False, 1, 1), (True, 1, 3), (True, 3, 5)):
         clock = FakeClock(2.0)
-        taken = measure(clock.call, 0.1, least=least, enough=4, most=40, warm_up=warm_up, clock=clock)
+        taken = measure(
+            clock.call, 0.1, least=least, enough=4, most=40, warm_up=warm_up, stopwatch=HostStopwatch(clock)
+        )
         assert (taken.samples_s, taken.stop_reason, clock.calls) == ([2.0] * least, "budget", calls)
 
 
@@ -366,7 +376,7 @@ class Simulated:
             self.now += overhead_s + flop_s * spec.flops
             return np.zeros(spec.output_shape, spec.dtype)
 
-        monkeypatch.setattr("convbench.bench.predict.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("convbench.bench.places.time.perf_counter", lambda: self.now)
         monkeypatch.setattr("convbench.bench.predict._RATES", {})
         self.backend = backend("simulated", call)
 

@@ -49,9 +49,10 @@ def test_a_feature_is_taken_only_if_all_its_lines_are() -> None:
 
 def test_the_command_shows_every_backend_in_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "backends", "--features"]) == 0
-    *tables, unshared, bfloat16 = capsys.readouterr().out.strip().split("\n\n")
+    *tables, unshared, bfloat16, devices = capsys.readouterr().out.strip().split("\n\n")
     assert "1024 positions" in unshared
     assert bfloat16.startswith("bfloat16: NumPy has no such dtype")
+    assert "where there is a GPU" in devices
     assert [table.splitlines()[0] for table in tables] == list(FEATURES)
     for table, features in zip(tables, FEATURES.values(), strict=True):
         _, header, *rows = table.splitlines()

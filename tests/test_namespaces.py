@@ -33,7 +33,11 @@ NUMPY_ONLY = {"matrix-sparse": "scipy.sparse takes NumPy's arrays only", "im2col
 #: Names that differ from another in what the test replaces.
 SAME = {"fft-pocketfft": "fft with another library's transforms"}
 
-ALGORITHMS = [name for name, backend in all_backends().items() if isinstance(backend, AlgorithmBackend)]
+ALGORITHMS = [
+    name
+    for name, backend in all_backends().items()
+    if isinstance(backend, AlgorithmBackend) and backend.device == "cpu"  # those of the GPU: test_cuda_arrays.py
+]
 ON_STRICT = [name for name in ALGORITHMS if name not in {**NUMPY_ONLY, **SAME}]
 
 

@@ -34,6 +34,7 @@ def members(suite: str, group: str) -> list[Case]:
         ("cnn-layers", "MobileNet v1", 19, 27, 0.568),
         ("cnn-layers", "U-Net", 19, 19, 144.797),
         ("cnn-batch16", "", 55, 55, 224.752),
+        ("cnn-batch128", "ResNet-50, batch 128", 23, 53, 523.153),
         ("audio-1d", "WaveNet", 10, 30, 0.983),
         ("large-kernel", "RepLKNet-31B", 4, 24, 2.443),
         ("large-kernel", "ConvNeXt-T", 4, 18, 0.105),
@@ -124,6 +125,11 @@ def test_image_filters_have_every_size_of_kernel_once_general_once_separable_onc
 def test_what_deepbench_has_at_batch_16_is_at_batch_1_among_the_layers_of_networks() -> None:
     known = {case.spec for case in load_suite("cnn-layers").cases}
     assert {case.spec.replace(batch=1) for case in load_suite("cnn-batch16").cases} <= known
+
+
+def test_batch_128_is_resnet_50_of_batch_1() -> None:
+    at_one = {(case.spec, case.weight) for case in members("cnn-layers", "ResNet-50")}
+    assert {(case.spec.replace(batch=1), case.weight) for case in load_suite("cnn-batch128").cases} == at_one
 
 
 VARIANTS = ("gradients", "variants", "boundaries", "transposed", "depthwise", "dtypes", "cnn-batch16", "image-filter")

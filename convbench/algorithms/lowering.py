@@ -55,7 +55,7 @@ class AxisLowering:
     @property
     def phases(self) -> int:
         """Polyphase components that hold a tap."""
-        return min(self._phase_step, self.kernel)
+        return min(self.phase_step, self.kernel)
 
     @property
     def subgrids(self) -> int:
@@ -65,7 +65,7 @@ class AxisLowering:
     @property
     def lowered_kernel(self) -> int:
         """Taps of the longest component."""
-        return -(-self.kernel // self._phase_step)
+        return -(-self.kernel // self.phase_step)
 
     @property
     def lowered_outputs(self) -> int:
@@ -130,11 +130,11 @@ class AxisLowering:
 
     def taps(self, phase: int) -> slice:
         """Return the kernel offsets of a component."""
-        return slice(phase, None, self._phase_step)
+        return slice(phase, None, self.phase_step)
 
     def tap_count(self, phase: int) -> int:
         """Number of taps of a component."""
-        return -(-(self.kernel - phase) // self._phase_step)
+        return -(-(self.kernel - phase) // self.phase_step)
 
     def wrapped(self, phase: int, period: int) -> list[tuple[slice, slice]]:
         """Return where a component's mirrored taps lie on a circle of ``period``: (place, part of the taps).
@@ -158,7 +158,8 @@ class AxisLowering:
         return -(-(self.outputs - subgrid) // self.grid_step)
 
     @property
-    def _phase_step(self) -> int:
+    def phase_step(self) -> int:
+        """Distance of neighbouring taps of a component."""
         return reduced(self.stride, self.dilation)[0]
 
     @property

@@ -34,6 +34,7 @@ __all__ = [
     "dense_matrices",
     "entries",
     "has_matrix",
+    "host_weights",
     "shape_of_matrix",
     "sparse_arrays",
     "sparse_bytes",
@@ -185,6 +186,12 @@ def _one_channel(spec: ConvSpec) -> tuple[Host, Host, Host]:
     return columns, sources, starts
 
 
+def host_weights(ns: Namespace, spec: ConvSpec, w: Array) -> Host:
+    """Return weights on the host as the matrix has them: of a cross-correlation, for the transpose conjugated."""
+    host: Host = ns.to_host(flipped(ns, spec, w))
+    return host.conj() if spec.op == "input_grad" else host
+
+
 # -- the algorithms -------------------------------------------------------------------------------------------
 
 
@@ -214,8 +221,7 @@ class _Matrix(ABC):
             self._multiply(first, second, bias, out, buffers)
 
     def _host_weights(self, w: Array) -> Host:
-        host: Host = self._ns.to_host(flipped(self._ns, self._spec, w))
-        return host.conj() if self._transposed else host
+        return host_weights(self._ns, self._spec, w)
 
 
 class DenseMatrix(_Matrix):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from convbench.arrays import Namespace, cupy_namespace
-from convbench.backend import AlgorithmBackend, FunctionBackend, version_of
-from convbench.cuda.device import gpu_problem
+from convbench.backend import AlgorithmBackend, FunctionBackend, Plan, version_of
+from convbench.bounds import ErrorBound
+from convbench.cuda.device import gpu_problem, library_problem
+from convbench.spec import ConvSpec
 
-__all__ = ["CudaBackend", "CudaFunctionBackend", "cupy_version"]
+__all__ = ["CudaBackend", "CudaFunctionBackend", "cupy_version", "needs"]
+
+
+def needs(*libraries: str) -> Callable[[], str | None]:
+    """Return a ``device_problem`` that looks for some of CUDA's libraries too, which CuPy loads when they are used."""
+    return partial(library_problem, *libraries)
 
 
 def cupy_version() -> str:
@@ -43,6 +51,18 @@ class CudaBackend(AlgorithmBackend):
     def unavailable(self) -> str | None:
         """Return what is missing and how to install it, or None."""
         return super().unavailable() or self.device_problem()
+
+    def error_bound(self, spec: ConvSpec) -> ErrorBound:
+        """Return the algorithm's bound; float32 may be flushed to zero, as CuPy compiles with -ftz=true."""
+        found = super().error_bound(spec)
+        return replace(found, flushes_denormals=found.flushes_denormals or spec.dtype == "float32")
+
+    def _plan(self, spec: ConvSpec, threads: int) -> Plan:
+        """Keep no buffers between calls: one that has returned may be at work still, and the next on another stream."""
+        from convbench.algorithms.blocking import scratch_not_kept
+
+        with scratch_not_kept():
+            return super()._plan(spec, threads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any, Protocol
 
@@ -90,15 +91,22 @@ class Planes:
         return zip(*(part[output] for part in self.kernels), strict=True)
 
 
-def prepare_planes(pack: Callable[[ConvSpec, Array], tuple[Array, ...]]) -> Callable[[ConvSpec, Array], Planes]:
+def _numpy() -> Any:
+    import numpy
+
+    return numpy
+
+
+def prepare_planes(
+    pack: Callable[[ConvSpec, Array], tuple[Array, ...]], xp: Callable[[], Any] = _numpy
+) -> Callable[[ConvSpec, Array], Planes]:
     """Return a backend's ``prepare``: ``pack(spec, kernel)`` of each kernel, flipped if the spec says so."""
 
     def prepare(spec: ConvSpec, w: Array) -> Planes:
-        import numpy as np
-
+        np = xp()
         kernels = np.flip(w, axis=tuple(range(-spec.ndim, 0))) if spec.flip else w
         parts: tuple[Any, ...] = ()
-        for pair in np.ndindex(*w.shape[:2]):
+        for pair in product(*map(range, w.shape[:2])):
             packed = pack(spec, kernels[pair])
             parts = parts or tuple(np.empty((*w.shape[:2], *array.shape), array.dtype) for array in packed)
             for part, array in zip(parts, packed, strict=True):
@@ -112,6 +120,7 @@ def conv_by_planes(
     filter_plane: FilterPlane,
     pad: Callable[[ConvSpec, Array, tuple[tuple[int, int], ...]], Array],
     plane_dtype: Callable[[ConvSpec], str] = lambda spec: spec.result_dtype,
+    xp: Callable[[], Any] = _numpy,
 ) -> Callable[[ConvSpec, Array, Planes], Array]:
     """Return a function of whole arrays: a user of these libraries loops over planes and adds them up.
 
@@ -123,12 +132,12 @@ def conv_by_planes(
     plane_dtype : callable
         ``plane_dtype(spec)``: what the library filters a plane into; where that is another type than the result's, it
         is rounded into it.
+    xp : callable
+        Returns the module of the arrays.
     """
 
     def conv(spec: ConvSpec, x: Array, planes: Planes) -> Array:
-        import numpy as np
-
-        frame = planes.frame
+        np, frame = xp(), planes.frame
         channels, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         whole = frame.size == spec.output_size and plane_dtype(spec) == spec.result_dtype
         y = np.empty(spec.output_shape, spec.result_dtype)

@@ -1,15 +1,20 @@
-"""What the rivals from ``scipy.ndimage`` share: boundaries, and weights that SciPy would quietly change."""
+"""What the rivals from ``scipy.ndimage`` share: boundaries, and weights that SciPy would quietly change.
+
+``cupyx.scipy.ndimage`` has the same functions for CuPy's arrays, and changes no weights.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from convbench.arrays import Array
+from convbench.backends._planes import Frame
 from convbench.errors import UnsupportedWeights
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
 
-__all__ = ["MODES", "check_taps", "origin", "pad"]
+__all__ = ["MODES", "check_taps", "filter_by", "origin", "pad"]
 
 MODES = {"zero": "constant", "circular": "wrap", "reflect": "mirror", "replicate": "nearest"}
 _NUMPY_MODES = {"zero": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}
@@ -43,9 +48,23 @@ def origin(anchor: int, taps: int) -> int:
     return anchor - taps // 2
 
 
-def pad(spec: ConvSpec, plane: Array, margins: tuple[tuple[int, int], ...]) -> Array:
-    """Use ``np.pad``."""
+def pad(spec: ConvSpec, plane: Array, margins: tuple[tuple[int, int], ...], xp: Any = None) -> Array:
+    """Use ``np.pad``, or CuPy's."""
     import numpy as np
 
-    with_margins: Any = np.pad  # its stubs want the mode as a literal
+    with_margins: Any = (xp or np).pad  # its stubs want the mode as a literal
     return with_margins(plane, margins, _NUMPY_MODES[spec.boundary])
+
+
+def filter_by(ndimage: Callable[[], Any]) -> Callable[[Array, tuple[Array, ...], Frame, Array], None]:
+    """Return a filter of planes by a module like ``scipy.ndimage``; in one axis its 1-D function."""
+
+    def filter_plane(plane: Array, kernel: tuple[Array, ...], frame: Frame, out: Array) -> None:
+        (taps,), mode, library = kernel, MODES[frame.boundary], ndimage()
+        origins = list(map(origin, frame.anchor, taps.shape))
+        if plane.ndim == 1:
+            library.correlate1d(plane, taps, output=out, mode=mode, origin=origins[0])
+        else:
+            library.correlate(plane, taps, output=out, mode=mode, origin=origins)
+
+    return filter_plane

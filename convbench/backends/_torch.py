@@ -1,4 +1,4 @@
-"""What the backends from PyTorch share: tensors over NumPy's memory, padding and its adjoint, threads, bounds.
+"""What the backends from PyTorch share: tensors over an array's memory, padding and its adjoint, threads, bounds.
 
 Float32 goes to oneDNN, but for tiny inputs and some 1×1 kernels; the other types to ATen's own im2col + GEMM. No
 reduced precision: results must keep the bound of a float32 sum, which TF32 and bfloat16 do not; the run's environment
@@ -9,14 +9,15 @@ without a forward pass before them.
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any
 
 from convbench import bounds
 from convbench.algorithms.blocking import spread_bias
-from convbench.arrays import Array, numpy_namespace
+from convbench.arrays import Array, Namespace, numpy_namespace
 from convbench.backend import FunctionBackend
 from convbench.backends._views import Writeable
 from convbench.bounds import ErrorBound, gamma
@@ -27,7 +28,9 @@ from convbench.threads import Pool
 
 __all__ = [
     "LIMITS",
+    "ON_HOST",
     "POOL",
+    "Exchange",
     "as_tensor",
     "as_weights",
     "memory_format",
@@ -36,6 +39,7 @@ __all__ = [
     "pads_itself",
     "prepared_bytes",
     "rival",
+    "torch_bound",
     "torch_conv",
     "why_not_reordered",
     "why_not_torch",
@@ -104,9 +108,29 @@ def as_tensor(array: Array) -> Any:
         return torch.from_numpy(array.copy())
 
 
-def as_weights(spec: ConvSpec, w: Array) -> Any:
+@dataclass(frozen=True)
+class Exchange:
+    """How arrays of a library become tensors and back; both over the same memory.
+
+    Attributes
+    ----------
+    ns : callable
+        Returns the namespace of the arrays.
+    as_tensor, as_array : callable
+    """
+
+    ns: Callable[[], Namespace]
+    as_tensor: Callable[[Array], Any]
+    as_array: Callable[[Any], Array]
+
+
+#: NumPy's arrays and tensors of the CPU.
+ON_HOST = Exchange(numpy_namespace, as_tensor, lambda tensor: tensor.numpy())
+
+
+def as_weights(spec: ConvSpec, w: Array, exchange: Exchange = ON_HOST) -> Any:
     """Return the weights as a tensor, flipped if the spec says so, integers as int64."""
-    tensor = _converted(spec, as_tensor(w))
+    tensor = _converted(spec, exchange.as_tensor(w))
     return tensor.flip(tuple(range(2, 2 + spec.ndim))) if spec.flip else tensor
 
 
@@ -205,7 +229,14 @@ def padded_bytes(spec: ConvSpec) -> int:
 
 
 def torch_conv(
-    spec: ConvSpec, first: Array, second: Any, bias: Array | None, *, pad_first: bool, last: bool | None = None
+    spec: ConvSpec,
+    first: Array,
+    second: Any,
+    bias: Array | None,
+    *,
+    pad_first: bool,
+    last: bool | None = None,
+    exchange: Exchange = ON_HOST,
 ) -> Array:
     """Call PyTorch on tensors over the arrays' memory; return its result's memory as an array.
 
@@ -218,38 +249,49 @@ def torch_conv(
     last : bool, optional
         Whether tensors have their channels last in memory; those that come otherwise are converted. Default: as the
         spec's layout says.
+    exchange : Exchange
     """
     import torch
 
     order = memory_format(spec, last)
     with torch.inference_mode():
-        tensor = _converted(spec, as_tensor(first))
+        tensor = _converted(spec, exchange.as_tensor(first))
         if spec.op == "forward":
-            result = _forward(spec, tensor, second, bias, pad_first, order)
+            offsets = None if bias is None else exchange.as_tensor(_offsets(spec, bias, exchange))
+            result = _forward(spec, tensor, second, offsets, pad_first, order)
         elif spec.op == "input_grad":
             result = _input_grad(spec, tensor.to(memory_format=order), second, pad_first, order)
         else:
-            g = as_tensor(second).to(memory_format=order)
+            g = exchange.as_tensor(second).to(memory_format=order)
             result = _weight_grad(spec, tensor, g, pad_first, order)
         if spec.layout == "channels_last" and spec.op != "weight_grad":
             result = result.contiguous(memory_format=order)  # most of PyTorch's operators have kept the order, not all
-        y: Array = result.numpy()
+        y: Array = exchange.as_array(result)
     return y
 
 
-def _forward(spec: ConvSpec, x: Any, w: Any, bias: Array | None, pad_first: bool, order: Any) -> Any:
+def _adds_bias_itself(spec: ConvSpec) -> bool:
+    """Of complex numbers PyTorch adds the parts up first, which rounds them."""
+    return spec.bias == "channel" and spec.dtype in ("float32", "float64")
+
+
+def _offsets(spec: ConvSpec, bias: Array, exchange: Exchange) -> Array:
+    """Return a bias as the convolution takes it, or in a shape to be added afterwards."""
+    return bias if _adds_bias_itself(spec) else spread_bias(exchange.ns(), spec, bias)
+
+
+def _forward(spec: ConvSpec, x: Any, w: Any, offsets: Any, pad_first: bool, order: Any) -> Any:
     import torch
 
     if pad_first:
         x = padded(spec, x)
     x = x.to(memory_format=order)
     padding = 0 if pad_first else [before for before, _ in spec.padding]
-    fused = bias is not None and spec.bias == "channel" and spec.dtype in ("float32", "float64")
-    offsets = as_tensor(bias) if fused else None
+    fused = _adds_bias_itself(spec)
     function = getattr(torch.nn.functional, f"conv{spec.ndim}d")
-    y = function(x, w, offsets, spec.stride, padding, spec.dilation, spec.groups)
-    if bias is not None and not fused:  # of complex numbers PyTorch adds the parts up first, which rounds them
-        y += _converted(spec, as_tensor(spread_bias(numpy_namespace(), spec, bias)))
+    y = function(x, w, offsets if fused else None, spec.stride, padding, spec.dilation, spec.groups)
+    if offsets is not None and not fused:
+        y += _converted(spec, offsets)
     return y
 
 
@@ -257,7 +299,7 @@ def _input_grad(spec: ConvSpec, g: Any, w: Any, pad_first: bool, order: Any) -> 
     import torch
 
     size = _padded_size(spec) if pad_first else spec.input_size
-    x = torch.empty((spec.batch, spec.in_channels, *size), dtype=g.dtype, memory_format=order)
+    x = torch.empty((spec.batch, spec.in_channels, *size), dtype=g.dtype, device=g.device, memory_format=order)
     gx = _backward(spec, g, x, w, pad_first, 0)
     return _folded(spec, gx) if pad_first else gx
 
@@ -266,7 +308,7 @@ def _weight_grad(spec: ConvSpec, x: Any, g: Any, pad_first: bool, order: Any) ->
     import torch
 
     x = (padded(spec, x) if pad_first else x).to(memory_format=order)
-    w = torch.empty(spec.weight_shape, dtype=g.dtype, memory_format=order)
+    w = torch.empty(spec.weight_shape, dtype=g.dtype, device=g.device, memory_format=order)
     gw = _backward(spec, g, x, w, pad_first, 1)
     return gw.flip(tuple(range(2, 2 + spec.ndim))) if spec.flip else gw
 
@@ -342,7 +384,7 @@ def _by_onednn(spec: ConvSpec) -> bool:
     return spec.dtype == "float32" and (spec.groups > 1 or spec.batch > 1 or wide or large)
 
 
-def _bound(spec: ConvSpec) -> ErrorBound:
+def torch_bound(spec: ConvSpec) -> ErrorBound:
     """Direct summation; a complex product by three real ones, (a + ib)(c + id): ac − bd and (a + b)(c + d) − ac − bd.
 
     With |a| + |b| ≤ √2·|a + ib| the terms of the imaginary part are at most 2 + 1 times |w| ∗ |x|, each with γ of a
@@ -364,7 +406,7 @@ rival = partial(
     kind="rival",
     takes_bias=True,
     pool=POOL.held,
-    bound=_bound,
+    bound=torch_bound,
     accumulates=lambda spec: "float32" if spec.dtype == "float16" else spec.result_dtype,
     requires={"torch": "torch"},
     limits=LIMITS,

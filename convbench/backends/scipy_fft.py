@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from convbench.arrays import Array
-from convbench.backends._scipy_signal import conv_by_batches, fft_flops, fft_workspace, transform_rival
+from typing import Any
+
+from convbench.backends._scipy_signal import conv_by_batches, convolve_by, fft_flops, fft_workspace, transform_rival
 from convbench.ops import front_doors
 
 
-def _correlate(x: Array, kernels: Array, mode: str, axes: tuple[int, ...]) -> Array:
-    from scipy.signal import fftconvolve
+def _signal() -> Any:
+    from scipy import signal
 
-    return fftconvolve(x, kernels[(..., *(slice(None, None, -1),) * len(axes))], mode, axes=axes)
+    return signal
 
 
 BACKEND = transform_rival(
     name="scipy-fft",
     summary="signal.fftconvolve (pocketfft)",
-    function=conv_by_batches(_correlate),
+    function=conv_by_batches(convolve_by(_signal, "fftconvolve")),
     workspace=fft_workspace,
     work=fft_flops,
 )

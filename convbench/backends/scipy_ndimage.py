@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from convbench.arrays import Array
 from convbench.backend import FunctionBackend
 from convbench.backends._planes import Frame, conv_by_planes, planes_limits, planes_workspace, prepare_planes
-from convbench.backends._scipy_ndimage import MODES, check_taps, origin, pad
+from convbench.backends._scipy_ndimage import MODES, check_taps, filter_by, pad
 from convbench.ops import front_doors
 from convbench.spec import ConvSpec
 
@@ -25,16 +26,10 @@ def _pack(spec: ConvSpec, kernel: Array) -> tuple[Array]:
     return (taps,)
 
 
-def _filter(plane: Array, kernel: tuple[Array, ...], frame: Frame, out: Array) -> None:
-    """Sums are in double, rounded once into ``out``."""
+def _ndimage() -> Any:
     from scipy import ndimage
 
-    (taps,), mode = kernel, MODES[frame.boundary]
-    origins = list(map(origin, frame.anchor, taps.shape))
-    if plane.ndim == 1:
-        ndimage.correlate1d(plane, taps, output=out, mode=mode, origin=origins[0])
-    else:
-        ndimage.correlate(plane, taps, output=out, mode=mode, origin=origins)
+    return ndimage
 
 
 def _prepared(spec: ConvSpec) -> int:
@@ -51,7 +46,7 @@ BACKEND = FunctionBackend(
     name="scipy-ndimage",
     summary="ndimage.correlate1d in 1-D, ndimage.correlate else, sums in double",
     kind="rival",
-    function=conv_by_planes(_filter, pad),
+    function=conv_by_planes(filter_by(_ndimage), pad),
     prepare=prepare_planes(_pack),
     prepared=_prepared,
     workspace=_workspace,

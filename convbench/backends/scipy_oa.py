@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from math import log2, prod, sqrt
+from typing import Any
 
 from convbench import bounds
-from convbench.arrays import Array
 from convbench.backends._scipy_signal import (
     batch_flops,
     batch_workspace,
     conv_by_batches,
+    convolve_by,
     scipy_mode,
     transform_rival,
 )
@@ -20,10 +21,10 @@ from convbench.ops import front_doors
 from convbench.spec import ConvSpec
 
 
-def _correlate(x: Array, kernels: Array, mode: str, axes: tuple[int, ...]) -> Array:
-    from scipy.signal import oaconvolve
+def _signal() -> Any:
+    from scipy import signal
 
-    return oaconvolve(x, kernels[(..., *(slice(None, None, -1),) * len(axes))], mode, axes=axes)
+    return signal
 
 
 def _blocks(spec: ConvSpec) -> list[tuple[int, int]]:
@@ -82,7 +83,7 @@ def _bound(spec: ConvSpec) -> ErrorBound:
 BACKEND = transform_rival(
     name="scipy-oa",
     summary="signal.oaconvolve (overlap-add, pocketfft)",
-    function=conv_by_batches(_correlate),
+    function=conv_by_batches(convolve_by(_signal, "oaconvolve")),
     workspace=_workspace,
     work=_flops,
     bound=_bound,

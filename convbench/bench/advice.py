@@ -124,6 +124,19 @@ def _on_missing(found: Found) -> Iterator[str]:
         yield f"{entry['install']} to know: {entry['costs']}"
 
 
+def _on_gpus(found: Found) -> Iterator[str]:
+    gpus, problem = found.get("gpus") or [], found.get("gpu_problem")
+    if gpus and problem:
+        yield f"there is a GPU, and its backends cannot run: {problem}"
+    for gpu in gpus:
+        if str(gpu.get("persistence")).lower() == "disabled":
+            yield f"persistence mode of {gpu['name']} is off, so that its driver starts anew: 'nvidia-smi -pm 1'"
+        if gpu.get("held_back_by"):
+            yield f"the clocks of {gpu['name']} are held back by {', '.join(gpu['held_back_by'])}: let it cool, or wait"
+        if str(gpu.get("mig")).lower() == "enabled":
+            yield f"{gpu['name']} is divided (MIG): neighbours share its memory's bandwidth and its power"
+
+
 def _on_limits(found: Found) -> Iterator[str]:
     limits = found["limits"]
     rates = [limits["gemm_median_flop_per_s"][dtype] / best for dtype, best in limits["gemm_flop_per_s"].items()]
@@ -144,5 +157,6 @@ def _on_noise(found: Found) -> Iterator[str]:
 
 
 _RULES: tuple[Callable[[Found], Iterator[str]], ...] = (
-    _on_neighbours, _on_cores, _on_clock, _on_pools, _on_memory, _on_settings, _on_limits, _on_noise, _on_missing,
+    _on_neighbours, _on_cores, _on_clock, _on_pools, _on_memory, _on_settings, _on_limits, _on_noise, _on_gpus,
+    _on_missing,
 )  # fmt: skip

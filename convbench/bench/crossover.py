@@ -179,6 +179,8 @@ class Crossover:
         Of each interval.
     finished : bool
         False if the time was spent before the search was done.
+    transfers : bool
+        Whether times on a GPU hold the sending of operands and the fetching of results.
     """
 
     first: str
@@ -190,6 +192,7 @@ class Crossover:
     refused: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     confidence: float = WIN_CONFIDENCE
     finished: bool = True
+    transfers: bool = False
 
     @property
     def crossings(self) -> tuple[Crossing, ...]:
@@ -269,7 +272,7 @@ class Crossover:
         """Return what crossover.json holds; numbers that are not known are None."""
         points = [{**self._row(point), "first": asdict(point.first), "second": asdict(point.second)}
                   for point in self.measured]  # fmt: skip
-        named = ("first", "second", "over", "case", "values", "refused", "confidence", "finished")
+        named = ("first", "second", "over", "case", "values", "refused", "confidence", "finished", "transfers")
         found = {
             **{name: getattr(self, name) for name in named},
             "crossings": [asdict(crossing) for crossing in self.crossings],
@@ -286,7 +289,7 @@ class Crossover:
         )
         refused = {name: {int(v): why for v, why in reasons.items()} for name, reasons in given["refused"].items()}
         names = ("first", "second", "over", "case", "confidence", "finished")
-        rest = {name: given[name] for name in names}
+        rest = {name: given[name] for name in names} | {"transfers": given.get("transfers", False)}
         return Crossover(values=tuple(given["values"]), measured=tuple(points), refused=refused, **rest)
 
 
@@ -421,6 +424,7 @@ def find_crossover(
     options: Options | None = None,
     confidence: float = WIN_CONFIDENCE,
     coarse: int = COARSE,
+    transfers: bool = False,
     folder: str | Path | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Crossover:
@@ -441,6 +445,9 @@ def find_crossover(
         Of the interval from which a win is called, two-sided.
     coarse : int
         Values of the first round.
+    transfers : bool
+        Whether a time on a GPU holds the sending of the operands there and the fetching of the result: with it, where
+        data that are in main memory before and after are better sent; without it, where the GPU itself is faster.
     folder : path, optional
         Where to leave the records of all rounds; None: nowhere.
     on_event : callable
@@ -481,10 +488,11 @@ def find_crossover(
             refused=refused,
             confidence=confidence,
             finished=finished,
+            transfers=transfers,
         )
 
     with folder_for(folder) as where:
-        rounds = Rounds(where, options, on_event)
+        rounds = Rounds(where, options, on_event, transfers=transfers)
         points, finished = search(
             partial(_measure, rounds, axis, backends),
             accepted,

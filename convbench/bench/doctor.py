@@ -37,6 +37,7 @@ from convbench.bench.host import (
     usable_cpus,
 )
 from convbench.bench.limits import measure_limits
+from convbench.cuda.device import gpu_problem
 from convbench.registry import all_backends, get_backend, what_is_missing
 from convbench.spec import ConvSpec
 from convbench.threads import Pool, parallel, resolve
@@ -45,7 +46,7 @@ __all__ = ["SECTIONS", "clock_stability", "examine", "noise", "peak_flop_per_s"]
 
 #: What :func:`examine` returns, beside ``threads``, ``seconds`` and ``time``.
 SECTIONS = ("machine", "clock", "timer", "libraries", "pools", "settings", "backends", "kernels", "limits", "gpus",
-            "noise", "missing", "advice")  # fmt: skip
+            "cuda", "gpu_problem", "noise", "missing", "advice")  # fmt: skip
 
 _DISTURBED = 1.1  # a sample is disturbed if it takes this many times the median
 _ROUNDS = 8
@@ -94,6 +95,8 @@ def examine(threads: int | None = None, seconds: float = 6.0) -> dict[str, Any]:
         "backends": backends,
         "kernels": _kernels(),
         "gpus": environment["gpus"],
+        "cuda": environment["cuda"],
+        "gpu_problem": gpu_problem(),
         "missing": _missing(),
     }
     found["limits"] = {**measure_limits(threads, seconds * 0.4), **_peak(found)}

@@ -10,16 +10,27 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from convbench.cuda.nvidia_smi import describe_gpus
 from convbench.threads import available, pool_sizes
 
-__all__ = ["cache_bytes", "command_line", "describe", "memory_bytes", "thread_note", "thread_pools", "utc_now"]
+__all__ = [
+    "cache_bytes",
+    "command_line",
+    "cuda_facts",
+    "describe",
+    "git_revision",
+    "memory_bytes",
+    "thread_note",
+    "thread_pools",
+    "utc_now",
+]
 
 _DISTRIBUTIONS = (
     "numpy", "scipy", "pyfftw", "threadpoolctl", "pandas", "matplotlib", "llvmlite", "numba", "torch",
@@ -85,14 +96,16 @@ def describe(threads: int, problems: list[str]) -> dict[str, Any]:
     """
     cpu = _cpu()
     host = {"system": platform.platform(), "machine": platform.machine(), "memory_bytes": memory_bytes(), "cpu": cpu}
-    devices = _gpus()
+    gpus = describe_gpus()
+    devices = [f"{gpu['name']}, {gpu['memory_bytes']}" for gpu in gpus]  # not what changes by itself or an update
     identity = repr((host["machine"], host["memory_bytes"], cpu["model"], cpu["cores"], cpu["caches_bytes"], devices))
     return {
         "time": utc_now().isoformat(timespec="seconds"),
         "command_line": command_line(),
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "host": {"fingerprint": hashlib.blake2b(identity.encode(), digest_size=6).hexdigest(), **host},
-        "gpus": devices,
+        "gpus": gpus,
+        "cuda": _cuda(),
         "clock": _clock(),
         "libraries": _libraries(),
         "threads": threads,
@@ -114,8 +127,8 @@ def _clock() -> dict[str, Any]:
     return {"name": "perf_counter", "implementation": clock.implementation, "resolution_s": clock.resolution}
 
 
-def _git_revision() -> str | None:
-    """The checkout that convbench is imported from, if it is one; ``+changes`` if files differ from the commit."""
+def git_revision() -> str | None:
+    """Return the commit of the checkout that convbench is imported from, ``+changes`` if files differ from it."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
@@ -191,10 +204,50 @@ def memory_bytes() -> int | None:
         return None
 
 
-def _gpus() -> list[str]:
-    """Name, driver and memory of each NVIDIA device, as nvidia-smi says it."""
-    listing = _output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
-    return (listing or "").splitlines()
+def _cuda() -> dict[str, Any] | None:
+    """The device that CuPy uses and the libraries it brings; None if no backend has imported it, or none is usable."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return None
+    from convbench.cuda.device import gpu_problem
+
+    return None if gpu_problem() else cuda_facts(cupy)
+
+
+def cuda_facts(cupy: Any) -> dict[str, Any]:
+    """Return what CUDA says of the current device and of itself, as CuPy passes it on; None for what it does not."""
+    device, runtime = cupy.cuda.Device(), cupy.cuda.runtime
+    found = {
+        "device": lambda: runtime.getDeviceProperties(device.id)["name"].decode(),
+        "bus_id": lambda: str(device.pci_bus_id),
+        "compute_capability": lambda: f"{device.compute_capability[:-1]}.{device.compute_capability[-1]}",
+        "memory_bytes": lambda: int(device.mem_info[1]),
+        "multiprocessors": lambda: int(device.attributes["MultiProcessorCount"]),
+        "l2_bytes": lambda: int(device.attributes["L2CacheSize"]),
+        "shared_bytes_per_block": lambda: int(device.attributes["MaxSharedMemoryPerBlockOptin"]),
+        "driver_cuda": lambda: _cuda_version(runtime.driverGetVersion()),
+        "runtime_cuda": lambda: _cuda_version(runtime.runtimeGetVersion()),
+        "nvrtc": lambda: "{}.{}".format(*cupy.cuda.nvrtc.getVersion()),
+        "cufft": lambda: str(cupy.cuda.cufft.getVersion()),
+        "cupy": lambda: str(cupy.__version__),
+    }
+    return {name: _or_none(ask) for name, ask in found.items()}
+
+
+def _or_none(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except Exception:  # a name that this CuPy has not, a library that is missing
+        return None
+
+
+def _cuda_version(number: int) -> str:
+    """Read CUDA's way of writing a version.
+
+    >>> _cuda_version(13020)
+    '13.2'
+    """
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _libraries() -> dict[str, str | None]:

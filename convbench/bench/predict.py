@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from convbench.backend import Backend, second_operand
+from convbench.bench.data import Data
+from convbench.bench.places import place_of
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
 
@@ -266,30 +266,27 @@ def _timed(backend: Backend, spec: ConvSpec, threads: int, *, once: bool = False
     """
     if 0 in spec.output_shape or backend.why_not(spec) is not None:
         return None
-    began = time.perf_counter()
-    plan = backend.plan(spec, threads=threads)
+    place = place_of(backend)
+    planned_s, plan = place.timed(lambda: backend.plan(spec, threads=threads))
     if plan.flops > _MOST_FLOPS:
         return None
-    first, second, bias = _ones(spec)
-    weights = second_operand(plan, second)
-    setup_s = time.perf_counter() - began
+    made_s, (first, second, bias) = place.timed(lambda: place.send(_ones(spec)))
+    prepared_s, weights = place.timed(lambda: second_operand(plan, second))
     if not once:
         plan(first, weights, bias)
     seconds = math.inf
     for _ in range(1 if once else _TRIES):
-        began = time.perf_counter()
-        plan(first, weights, bias)
-        seconds = min(seconds, time.perf_counter() - began)
+        call_s, _ = place.timed(lambda: plan(first, weights, bias))
+        seconds = min(seconds, call_s)
         if seconds > _CLEAR_S:
             break
     own_flops = getattr(weights, "flops", None)
     share = own_flops / plan.flops if own_flops and plan.flops else None
-    return _Timed(own_flops or plan.flops, seconds, setup_s, share)
+    return _Timed(own_flops or plan.flops, seconds, planned_s + made_s + prepared_s, share)
 
 
-def _ones(spec: ConvSpec) -> tuple[Any, Any, Any]:
+def _ones(spec: ConvSpec) -> Data:
     import numpy as np
 
     shapes = (*spec.operand_shapes, spec.bias_shape)
-    first, second, bias = (None if shape is None else np.ones(shape, spec.dtype) for shape in shapes)
-    return first, second, bias
+    return Data(*(None if shape is None else np.ones(shape, spec.dtype) for shape in shapes))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RECORDS_FILE",
     "STATUSES",
+    "TRANSFERS_APART",
     "Record",
     "Records",
     "append",
@@ -35,6 +36,7 @@ __all__ = [
     "read_environment",
     "repair",
     "to_frame",
+    "with_transfers",
     "write_environment",
 ]
 
@@ -43,6 +45,12 @@ ENVIRONMENT_FILE = "environment.json"
 
 #: Why a pair was skipped that a run had no time for.
 TIME_SPENT = "the run's time was spent before this pair's turn"
+
+#: Beside every time of a call on a GPU.
+TRANSFERS_APART = "device: times are of the GPU alone; sending operands there and the result back is told apart"
+
+#: The same where :func:`with_transfers` has added them.
+TRANSFERS_INCLUDED = "device: times are of the GPU, and of sending operands there and the result back for each call"
 
 #: status → does it make a command exit non-zero?
 STATUSES = {
@@ -85,7 +93,11 @@ class Record:
         From verification: its first call, and what a call is expected to take; the latter of a pair that was skipped
         for that, too.
     transfer_s : float
-        To and from a device.
+        All operands to a device and the result back: not in ``samples_s``; see :func:`with_transfers`.
+    launch_s : float
+        What a call on a device takes the host, the least that was seen: work is queued, and goes on by itself.
+    sm_clock_mhz : float
+        Of the GPU, asked about the time of the samples.
     stop_reason : str
         Why sampling ended: "spread", "plateau", "count", "budget" or "time-limit".
     error_max_eps, error_norm, error_bound_eps : float
@@ -140,6 +152,8 @@ class Record:
     plan_s: float | None = None
     prepare_s: float | None = None
     transfer_s: float | None = None
+    launch_s: float | None = None
+    sm_clock_mhz: float | None = None
     first_call_s: float | None = None
     call_s: float | None = None
     stop_reason: str | None = None
@@ -292,6 +306,19 @@ def plain(value: Any) -> Any:
         return [plain(entry) for entry in value]
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_transfers(record: Record) -> Record:
+    """Return the record as if every call sent its operands to the device and fetched its result.
+
+    That is how a caller sees it whose data are in main memory before and after each call. It is a matter of what is
+    compared, not of how it was measured: on a backend of the CPU nothing changes.
+    """
+    if not record.transfer_s:
+        return record
+    whole_s = [sample + record.transfer_s for sample in record.samples_s]
+    caveats = [caveat for caveat in record.caveats if caveat != TRANSFERS_APART]
+    return replace(record, samples_s=whole_s, caveats=[*caveats, TRANSFERS_INCLUDED])
 
 
 class Records(list[Record]):
@@ -463,13 +490,15 @@ def to_frame(records: Iterable[Record], environment: Mapping[str, Any] | None = 
     return frame
 
 
-def load_results(path: str | Path) -> DataFrame:
+def load_results(path: str | Path, *, transfers: bool = False) -> DataFrame:
     """Return the records of a run, one row each.
 
     Parameters
     ----------
     path : path
         A run's folder, or a file of records.
+    transfers : bool
+        Whether times on a device hold what sending operands and fetching the result takes, see :func:`with_transfers`.
 
     Returns
     -------
@@ -487,13 +516,14 @@ def load_results(path: str | Path) -> DataFrame:
     if Path(path).suffix == ".json" and Path(path).is_file():
         from convbench.bench.pytest_json import read_report
 
-        return to_frame(*read_report(Path(path)))
+        found, environment = read_report(Path(path))
+        return to_frame(map(with_transfers, found) if transfers else found, environment)
     file = _records_file(path)
     records = read_some(file)
     environment = _environment(file.with_name(ENVIRONMENT_FILE), records.problems)
     for problem in few(records.problems):
         warnings.warn(problem, stacklevel=2)
-    frame = to_frame(records, environment)
+    frame = to_frame(map(with_transfers, records) if transfers else records, environment)
     frame.attrs["problems"] = records.problems
     return frame
 

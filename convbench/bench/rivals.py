@@ -75,7 +75,7 @@ def _least_whole_s(rows: Rows) -> float:
 
 def _duel(mine: Row, theirs: Row, speed_with_prepare: float) -> Mapping[str, Any]:
     ratio = row_ratio(theirs, mine)
-    attainable_s = mine.get("attainable_s", math.nan)
+    attainable_s = math.nan if mine.get("device") == "cuda" else mine.get("attainable_s", math.nan)  # it is the CPU's
     return {
         **{name: mine[name] for name in ("case", "group", "weight", "threads")},
         "own": mine["backend"],

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from convbench.backend import Backend
 from convbench.bench.cases import Case
-from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, STATUSES, TIME_SPENT, Record, read
+from convbench.bench.record import ENVIRONMENT_FILE, RECORDS_FILE, STATUSES, TIME_SPENT, Record, read, with_transfers
 from convbench.bench.run import Event, Options, run_cases
 from convbench.errors import SpecError
 
@@ -123,6 +123,10 @@ def folder_for(rounds: str | Path | None) -> Iterator[Path]:
         yield Path(temporary)
 
 
+def _as_measured(record: Record) -> Record:
+    return record
+
+
 class Rounds:
     """A folder for rounds, each of which leaves its files in ``rounds/N``.
 
@@ -137,10 +141,15 @@ class Rounds:
         The budget is that of all rounds together.
     on_event : callable
         Receives the rounds' own events too.
+    transfers : bool
+        Whether times on a device hold what sending operands and fetching the result takes; the records do not.
     """
 
-    def __init__(self, folder: Path, options: Options, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, folder: Path, options: Options, on_event: Callable[[Event], None], *, transfers: bool = False
+    ) -> None:
         self.folder, self.options, self.tell = Path(folder), options, on_event
+        self._seen_as = with_transfers if transfers else _as_measured
         if (self.folder / RECORDS_FILE).exists():
             raise SpecError("out", str(self.folder), "holds a run already; choose another folder")
         self.number = 0
@@ -182,7 +191,7 @@ class Rounds:
         pairs: dict[tuple[str, str], list[Record]] = {}
         for record in records:
             if not record.twin and TIME_SPENT not in record.reason:
-                pairs.setdefault((record.case, record.backend), []).append(record)
+                pairs.setdefault((record.case, record.backend), []).append(self._seen_as(record))
         return {pair: Timing.of_records(found) for pair, found in pairs.items()}
 
     def _gather(self, folder: Path, before_s: float) -> list[Record]:

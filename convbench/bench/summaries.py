@@ -19,11 +19,11 @@ __all__ = ["is_twin", "summarise", "times"]
 
 _CARRIED = (
     "case", "spec", "backend", "implementation", "kind", "device", "threads", "mode", "accumulate_dtype", "status",
-    "reason", "stop_reason", "transfer_s", "first_call_s", "error_max_eps", "error_bound_eps", "error_norm",
+    "reason", "stop_reason", "first_call_s", "error_max_eps", "error_bound_eps", "error_norm",
     "workspace_declared_bytes", "workspace_measured_bytes", "prepared_declared_bytes", "prepared_measured_bytes",
     "prepare_peak_bytes", "flops_nominal", "flops_executed", "bytes_min", "weight", "group",
 )  # fmt: skip
-_MEDIANS = ("plan_s", "prepare_s", "cores_used")
+_MEDIANS = ("plan_s", "prepare_s", "transfer_s", "launch_s", "sm_clock_mhz", "cores_used")
 _SPEC_FIELDS = (
     "op", "batch", "in_channels", "out_channels", "input_size", "kernel_size", "stride", "dilation", "groups", "dtype",
 )  # fmt: skip

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from itertools import repeat
 from typing import Any
+
+from convbench.stopwatch import HostStopwatch, Lap, Stopwatch
 
 __all__ = [
     "INSPECTED",
@@ -30,8 +31,6 @@ WARM_UP_SHARE = 0.25  # of the budget, at most
 SPREAD = 0.01  # samples that agree this well need no more of them
 
 _LONG_COLLECTION_S = 0.005
-
-Clock = Callable[[], float]
 
 
 @dataclass
@@ -106,7 +105,7 @@ def measure(
     most: int,
     warm_up: bool = True,
     inspect: Callable[[Any], None] = lambda result: None,
-    clock: Clock = time.perf_counter,
+    stopwatch: Stopwatch = HostStopwatch(),  # noqa: B008  # it has no state
 ) -> Measurement:
     """Warm up, then take samples until they agree, or agree no better, or the budget ends.
 
@@ -126,18 +125,20 @@ def measure(
     inspect : callable
         Is handed results while the clock stands still: those of the first :data:`INSPECTED` calls, the last one of each
         sample, and one between two batches. What it raises ends the measurement.
+    stopwatch : Stopwatch
+        Of the device on which the calls do their work; the budget is time on the wall in any case.
     """
-    taken = _Measuring(call, inspect, clock)
+    taken = _Measuring(call, inspect, stopwatch)
     if warm_up:
         taken.find_batch()
-    began = clock()
+    began = stopwatch.now()
     if warm_up:
         taken.settle(began + budget_s * WARM_UP_SHARE)
     while not taken.stop_reason:
         taken.sample()
-        taken.elapsed_s = clock() - began
+        taken.elapsed_s = stopwatch.now() - began
         if len(taken.samples_s) >= least:
-            last_start_s = budget_s - taken.samples_s[-1] * taken.batch
+            last_start_s = budget_s - taken.sample_wall_s
             taken.stop_reason = _stop_reason(taken, max(enough, least), most, last_start_s)
     taken.cores_used = taken.cpu_s / sampled_s if (sampled_s := sum(taken.samples_s) * taken.batch) else math.nan
     return Measurement(**{f.name: getattr(taken, f.name) for f in fields(Measurement)})
@@ -146,30 +147,26 @@ def measure(
 class _Measuring(Measurement):
     """A measurement under way."""
 
-    def __init__(self, call: Callable[[], Any], inspect: Callable[[Any], None], clock: Clock) -> None:
+    def __init__(self, call: Callable[[], Any], inspect: Callable[[Any], None], stopwatch: Stopwatch) -> None:
         super().__init__()
-        self._call, self._inspect, self._clock = call, inspect, clock
-        self.cpu_s = self._batch_s = 0.0
+        self._call, self._inspect, self._stopwatch = call, inspect, stopwatch
+        self.cpu_s = self.sample_wall_s = self._batch_s = self._batch_wall_s = 0.0
 
-    def _time(self, batch: int) -> tuple[float, float]:
-        """Make a batch of calls; return its wall and CPU seconds, and have its last result looked at."""
-        result = None
-        cpu_began, began = time.process_time(), self._clock()
-        for _ in repeat(None, batch):
-            result = None  # let go of the last result first: every call then finds the same memory free
-            result = self._call()
-        seconds, cpu_s = self._clock() - began, time.process_time() - cpu_began
-        self.called_s += seconds
-        self._inspect(result)
-        return seconds, cpu_s
+    def _time(self, batch: int) -> Lap:
+        """Make a batch of calls, and have its last result looked at."""
+        lap = self._stopwatch.lap(self._call, batch)
+        self.called_s += lap.wall_s
+        self._inspect(lap.result)
+        return lap._replace(result=None)
 
     def sample(self) -> None:
         """Take one."""
         if self.batch > 1:
             self._time(1)  # off the clock: so the calls that are looked at do not keep step with the batches
-        seconds, cpu_s = self._time(self.batch)
-        self.cpu_s += cpu_s
-        self.samples_s.append(seconds / self.batch)
+        lap = self._time(self.batch)
+        self.cpu_s += lap.cpu_s
+        self.sample_wall_s = lap.wall_s
+        self.samples_s.append(lap.seconds / self.batch)
 
     def find_batch(self) -> None:
         """Make the first calls, one by one if they are short, and find how many of them make a sample.
@@ -177,17 +174,18 @@ class _Measuring(Measurement):
         The very first does not tell: it may have to import, compile or set something up.
         """
         self._time(1)
-        self._batch_s = seconds = self._time(1)[0]
-        if seconds < MIN_SAMPLE_S:
-            seconds = min(seconds, *(self._time(1)[0] for _ in range(INSPECTED - 2)))
-            self.batch = math.ceil(MIN_SAMPLE_S / max(seconds, 1e-9))
-            self._batch_s = self.batch * seconds
+        lap = self._time(1)
+        if lap.wall_s < MIN_SAMPLE_S:
+            lap = min(lap, *(self._time(1) for _ in range(INSPECTED - 2)), key=lambda lap: lap.wall_s)
+            self.batch = math.ceil(MIN_SAMPLE_S / max(lap.wall_s, 1e-9))
+        self._batch_s, self._batch_wall_s = self.batch * lap.seconds, self.batch * lap.wall_s
 
     def settle(self, until: float) -> None:
         """Go on until two batches in a row agree."""
-        while self._clock() + self._batch_s < until:
-            previous, self._batch_s = self._batch_s, self._time(self.batch)[0]
-            if abs(self._batch_s - previous) <= SETTLED * previous:
+        while self._stopwatch.now() + self._batch_wall_s < until:
+            previous, lap = self._batch_s, self._time(self.batch)
+            self._batch_s, self._batch_wall_s = lap.seconds, lap.wall_s
+            if abs(lap.seconds - previous) <= SETTLED * previous:
                 break
 
 

@@ -21,13 +21,15 @@ from convbench.backend import Backend, second_operand
 from convbench.bench.cases import Case
 from convbench.bench.data import Data
 from convbench.bench.environment import utc_now
+from convbench.bench.places import HOST, OnDevice, Place, place_of
 from convbench.bench.predict import PROBE_FLOPS, Known, expected_prepare_seconds
-from convbench.bench.record import TIME_SPENT, Record
+from convbench.bench.record import TIME_SPENT, TRANSFERS_APART, Record
 from convbench.bench.timing import garbage_collector_off, measure
 from convbench.bounds import ErrorBound
 from convbench.errors import BackendUnavailable, MissingDependency, UnsupportedSpec, one_line
 from convbench.refusals import human_bytes, memory, refuse
 from convbench.registry import implementation_of
+from convbench.stopwatch import Stopwatch
 
 __all__ = [
     "LEAST_SAMPLES", "SLOW_CALL_S", "Effort", "Evidence", "Limits", "Watch", "blank", "judge_again", "known_of", "now",
@@ -130,11 +132,11 @@ class Evidence:
         """Free its memory, several times that of the data; it is worked out again if asked for."""
         self.__dict__.pop("truth", None)
 
-    def require_unchanged(self, given: Data) -> None:
+    def require_unchanged(self, given: Data, place: Place = HOST) -> None:
         """Raise if a backend has written to the copies of the operands that it was given."""
         names = (*self.case.spec.operand_names, "bias")
         for name, mine, theirs in zip(names, self.data, given, strict=False):
-            if mine is not None and not _same(mine, theirs):
+            if mine is not None and not _same(mine, place.fetch(theirs)):
                 raise _Settled("wrong", f"changed its operand {name}")
 
 
@@ -205,7 +207,7 @@ def verify(
         watch("asking it", patience_s(limits.time_s))
         _refuse(case, backend, limits)
         bound = backend.error_bound(case.spec)
-        _Verifying(record, backend, bound, evidence, threads, limits, watch).run(known)
+        _Verifying(record, backend, place_of(backend), bound, evidence, threads, limits, watch).run(known)
     return record
 
 
@@ -280,6 +282,7 @@ class _Verifying:
 
     record: Record
     backend: Backend
+    place: Place
     bound: ErrorBound
     evidence: Evidence
     threads: int
@@ -292,7 +295,7 @@ class _Verifying:
         self.watch("making its data", inf)
         if not self.evidence.finite and self.bound.spreads_nonfinite:
             raise _Settled("unsupported", refuse("data", "hold NaN or infinity, which this method spreads"))
-        data = self.evidence.data.copy()
+        data = self.place.send(self.evidence.data.copy())
         plan = self._plan(known)
         record.prepare_s, weights = self._staged("preparing", partial(second_operand, plan, data.second))
         record.flops_executed = _count("flops", getattr(weights, "flops", None) or plan.flops)
@@ -353,8 +356,8 @@ class _Verifying:
         record.rss_peak_bytes = memory_used.rss_peak_bytes
 
     def _staged(self, stage: str, action: Callable[[], T]) -> tuple[float, T]:
-        self.watch(stage, patience_s(self.limits.time_s))
-        return _timed(action)
+        self.watch(stage, patience_s(self.limits.time_s) + self.place.compiling_s)
+        return self.place.timed(action)
 
     def _check_time(self, verb: str, call_s: float, further_s: float = 0.0) -> None:
         """The least that a pair costs: a prepared call to verify it and, if it will be timed, those by the clock.
@@ -374,15 +377,10 @@ class _Verifying:
 
     def _judge(self, y: Any, data: Data) -> None:
         self.watch("judging its result", inf)
-        self.evidence.require_unchanged(data)
+        self.evidence.require_unchanged(data, self.place)
+        y = self.place.fetch(y)
         if self.record.checksum is None or _checksum(y) != self.record.checksum:
             _judge(self.record, self.bound, y, self.evidence)
-
-
-def _timed(action: Callable[[], T]) -> tuple[float, T]:
-    began = time.perf_counter()
-    result = action()
-    return time.perf_counter() - began, result
 
 
 def _count(name: str, value: Any) -> int:
@@ -424,8 +422,10 @@ def judge_again(record: Record, backend: Backend, y: Any, evidence: Evidence) ->
 class _Witness:
     """Looks at the results of timed calls: bit for bit the one that was found right before, or judged anew."""
 
-    def __init__(self, record: Record, bound: ErrorBound, evidence: Evidence, watch: Watch, stage_s: float) -> None:
-        self._record, self._bound, self._evidence = record, bound, evidence
+    def __init__(
+        self, record: Record, place: Place, bound: ErrorBound, evidence: Evidence, watch: Watch, stage_s: float
+    ) -> None:
+        self._record, self._place, self._bound, self._evidence = record, place, bound, evidence
         self._watch, self._stage_s = watch, stage_s
         self._right: Any = None
 
@@ -435,6 +435,7 @@ class _Witness:
 
     def __call__(self, y: Any) -> None:
         """Raise if it is wrong."""
+        y = self._place.fetch(y)
         if self._right is not None and _same(y, self._right):
             return
         self._watch("judging its result", inf)
@@ -475,7 +476,7 @@ def sample(
     limits : Limits
     mode : str
         "hot": the same operands in every call. "cold": so many sets of them in turn that together they exceed
-        ``cache_bytes`` twice.
+        ``cache_bytes`` twice; on a GPU the same ones, and its cache is flushed before each call.
     watch : callable
         See :data:`Watch`.
 
@@ -487,18 +488,21 @@ def sample(
     record = replace(verified, pass_=number, time=now(), mode=mode, caveats=[])
     with _outcome(record):
         watch("making its data", inf)
-        spec, sets = evidence.case.spec, [evidence.data.copy()]
+        place, spec = place_of(backend), evidence.case.spec
+        sets = [place.send(evidence.data.copy())]
         record.subnormal_share = evidence.subnormal_share
-        watch("planning and preparing", patience_s(limits.time_s))
+        watch("planning and preparing", patience_s(limits.time_s) + place.compiling_s)
         bound = backend.error_bound(spec)
-        record.plan_s, plan = _timed(partial(backend.plan, spec, threads=record.threads))
-        record.prepare_s, weights = _timed(partial(second_operand, plan, sets[0].second))
+        record.plan_s, plan = place.timed(partial(backend.plan, spec, threads=record.threads))
+        record.prepare_s, weights = place.timed(partial(second_operand, plan, sets[0].second))
         calls: list[Callable[[], Any]] = [partial(plan, sets[0].first, weights, sets[0].bias)]
-        if mode == "cold":
-            _add_cold(record, calls, sets, plan, evidence, limits, cache_bytes, watch)
-        record.alignment_bytes = _alignment_bytes(sets)
-        turns = cycle(calls)
-        witness = _Witness(record, bound, evidence, watch, effort.budget_s + patience_s(limits.time_s))
+        if place is HOST:
+            if mode == "cold":
+                _add_cold(record, calls, sets, plan, evidence, limits, cache_bytes, watch)
+            record.alignment_bytes = _alignment_bytes(sets)
+        turns, stopwatch = cycle(calls), place.stopwatch(mode)
+        stage_s = effort.budget_s + patience_s(limits.time_s) + place.compiling_s
+        witness = _Witness(record, place, bound, evidence, watch, stage_s)
         witness.begin()
         with garbage_collector_off():
             taken = measure(
@@ -509,14 +513,28 @@ def sample(
                 most=effort.most,
                 warm_up=(verified.call_s or 0.0) < SLOW_CALL_S,
                 inspect=witness,
+                stopwatch=stopwatch,
             )
-        watch("looking at its operands", inf)
         record.samples_s, record.batch, record.stop_reason = taken.samples_s, taken.batch, taken.stop_reason
         record.measured_s, record.cores_used = taken.called_s, taken.cores_used
         record.caveats += _caveats(record)
+        if isinstance(place, OnDevice):
+            watch("a call and transfers", stage_s)
+            _add_device(record, place, stopwatch, calls[0], evidence.data)
+        watch("looking at its operands", inf)
         for given in sets:
-            evidence.require_unchanged(given)
+            evidence.require_unchanged(given, place)
     return record
+
+
+def _add_device(record: Record, place: OnDevice, stopwatch: Stopwatch, call: Callable[[], Any], data: Data) -> None:
+    """Add what is told apart from a call on a GPU: transfers, the launch, and the clocks."""
+    record.transfer_s = place.transfer_s(data, call())
+    record.launch_s = stopwatch.launch_s
+    clocks = place.device.clocks() or {}
+    record.sm_clock_mhz = clocks.get("sm_clock_mhz")
+    record.caveats += [TRANSFERS_APART, *filter(None, [stopwatch.caveat])]
+    record.caveats += [f"clocks: the GPU was held back by {reason}" for reason in clocks.get("held_back_by") or ()]
 
 
 def _add_cold(

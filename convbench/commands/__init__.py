@@ -11,6 +11,7 @@ from convbench.commands.completion import completion
 from convbench.commands.crossover import crossover
 from convbench.commands.doctor import doctor
 from convbench.commands.explain import explain
+from convbench.commands.gpu import gpu
 from convbench.commands.listing import list_command
 from convbench.commands.map import map_command
 from convbench.commands.parameters import EXIT_CODES
@@ -23,7 +24,7 @@ __all__ = ["cli"]
 
 #: Purpose → its commands, as the help lists them.
 _PURPOSES = {
-    "Measure": ("run", "crossover", "map"),
+    "Measure": ("run", "crossover", "map", "gpu"),
     "Look at results": ("report", "rivals", "compare"),
     "Ask": ("explain", "list"),
     "Check": ("check", "doctor"),
@@ -68,5 +69,7 @@ def cli(context: click.Context) -> None:
         print(context.get_help())
 
 
-for command in (run, crossover, map_command, report, rivals, compare, check, explain, doctor, list_command, completion):
+for command in (
+    run, crossover, map_command, gpu, report, rivals, compare, check, explain, doctor, list_command, completion
+):  # fmt: skip
     cli.add_command(command)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from convbench.bench.families import Convolution
+from convbench.bench.families import Convolution, Family
 from convbench.commands.parameters import (
     BACKEND,
     EXIT_CODES,
+    FOLDER,
     Count,
     chosen_backends,
     pooling_family,
 )
-from convbench.errors import one_line
+from convbench.cuda.ledger import LEAST_SPECS, LEDGER, record, standing, writable
+from convbench.errors import BackendUnavailable, SpecError, UnknownBackend, one_line
 from convbench.report.screen import Screen
 from convbench.report.text import Column, Grid, Row, human_seconds
 
@@ -31,15 +34,54 @@ __all__ = ["check"]
 @click.option("--seed", type=Count(0), default=0, show_default=True, metavar="N", help="Of their choice.")
 @click.option("-j", "--jobs", type=Count(), default=1, show_default=True, metavar="N", help="Backends at a time.")
 @click.option("--pooling", is_flag=True, help="Backends of pooling, by their own battery.")
-def check(backends: tuple[str, ...], specs: int, seed: int, jobs: int, pooling: bool) -> int:
+@click.option("--gpu", is_flag=True, help="Only those of the GPU.")
+@click.option("--ledger", is_flag=True, help="With --gpu: enter those that pass into the ledger of what has run where.")
+@click.option("--ledger-file", type=FOLDER, metavar="FILE", help="The ledger, where convbench's own cannot be written.")
+def check(
+    backends: tuple[str, ...],
+    specs: int,
+    seed: int,
+    jobs: int,
+    pooling: bool,
+    gpu: bool,
+    ledger: bool,
+    ledger_file: Path | None,
+) -> int:
     """Put backends through all correctness checks.
 
     BACKEND is a name or a glob; without any, all are checked. A refusal is a backend's right; a failure is not.
     """
     family = pooling_family() if pooling else Convolution()
     names = chosen_backends(",".join(backends) if backends else None, family)
+    if gpu:
+        names = _of_the_gpu(names, family)
+    target = _ledger(ledger, ledger_file, gpu, pooling, specs)
     screen = Screen()
-    grid = Grid(
+    grid = _grid(names)
+    present = {name: _own_word(family.get_backend(name)) for name in names}
+    if target is not None:
+        _require_any(present)
+    screen.say(f"(check, spec) pairs; {specs} random specs, seed {seed}", "dim")
+    screen.header(grid)
+    runs = _checked([name for name in names if present[name] is None], specs, seed, pooling, jobs)
+    failed = 0
+    for name in names:
+        if present[name] is not None:
+            screen.row(grid, Row((name,), sentence=f"unavailable: {present[name]}", style="dim"))
+        else:
+            with screen.busy(f"checking {name}"):
+                results, elapsed_s = next(runs)
+            failed += _show_checked(screen, grid, name, results, elapsed_s)
+            if target is not None:
+                _enter(screen, name, results, specs, seed, target)
+        stands = None if pooling else standing(family.get_backend(name), target or LEDGER)
+        if stands is not None:
+            screen.say(f"  {stands}", "dim")
+    return int(failed > 0)
+
+
+def _grid(names: Sequence[str]) -> Grid:
+    return Grid(
         [
             Column("backend", right=False, least=max(map(len, names))),
             Column("passed", least=7),
@@ -50,19 +92,44 @@ def check(backends: tuple[str, ...], specs: int, seed: int, jobs: int, pooling: 
             Column("specs refused, by reason", right=False, drop=1),
         ]
     )
-    screen.say(f"(check, spec) pairs; {specs} random specs, seed {seed}", "dim")
-    screen.header(grid)
-    present = {name: _own_word(family.get_backend(name)) for name in names}
-    runs = _checked([name for name in names if present[name] is None], specs, seed, pooling, jobs)
-    failed = 0
-    for name in names:
-        if present[name] is not None:
-            screen.row(grid, Row((name,), sentence=f"unavailable: {present[name]}", style="dim"))
-            continue
-        with screen.busy(f"checking {name}"):
-            results, elapsed_s = next(runs)
-        failed += _show_checked(screen, grid, name, results, elapsed_s)
-    return int(failed > 0)
+
+
+def _of_the_gpu(names: Sequence[str], family: Family) -> list[str]:
+    chosen = [name for name in names if family.get_backend(name).device == "cuda"]
+    if not chosen:
+        raise UnknownBackend(f"--gpu: no backend of the GPU among {', '.join(names)}")
+    return chosen
+
+
+def _ledger(asked: bool, file: Path | None, gpu: bool, pooling: bool, specs: int) -> Path | None:
+    """Return the ledger that is to be written in the end, if any, or say at once why that will not do."""
+    if not asked:
+        if file is not None:
+            raise click.UsageError("--ledger-file goes with --ledger.")
+        return None
+    if pooling or not gpu:
+        raise click.UsageError("--ledger goes with --gpu, and not with --pooling.")
+    if specs < LEAST_SPECS:
+        raise SpecError("--specs", specs, f"must be ≥ {LEAST_SPECS} with --ledger, which needs the whole battery")
+    path = LEDGER if file is None else file
+    writable(path)
+    return path
+
+
+def _require_any(missing: Mapping[str, str | None]) -> None:
+    """Refuse a ledger where not one backend can run."""
+    if None not in missing.values():
+        reason = next(iter(missing.values()))
+        raise BackendUnavailable(f"--ledger: no backend of the GPU can run here, nothing was written: {reason}")
+
+
+def _enter(screen: Screen, name: str, results: Sequence[Any], specs: int, seed: int, path: Path) -> None:
+    """Enter a backend into the ledger, or say why not; one at a time, so that an interruption loses none."""
+    problem = record(name, results, specs=specs, seed=seed, path=path)
+    if problem is None:
+        screen.say(f"  entered into {path}")
+    else:
+        screen.say(f"  not entered into the ledger: {problem}", "red")
 
 
 def _checked(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convbench.commands.parameters import BACKEND, EXIT_CODES, Count
+from convbench.commands.parameters import BACKEND, EXIT_CODES, TRANSFERS_HELP, Count
 from convbench.commands.searching import chosen_values, measuring_options, options_of, searched
 from convbench.report.screen import Screen
 
@@ -22,7 +22,9 @@ Examples:
   convbench crossover fft direct-numpy --from 3 --to 101 \\
       --spec "n1 c1 o1 i512x512 k3 psame f32"
   convbench crossover im2col torch --spec "n1 c16 o16 i56x56 k3 psame f32" \\
-      --over channels=16,32,64,128"""
+      --over channels=16,32,64,128
+  convbench crossover direct direct-cupy --spec "c64 o64 i8x8 k3 psame f32" \\
+      --over input_size=8:512 --transfers"""
 
 
 @click.command(epilog=f"{_EXAMPLES}\n\n{EXIT_CODES}")
@@ -35,9 +37,18 @@ Examples:
 @click.option("--from", "low", type=Count(), metavar="N", help="The least value.")
 @click.option("--to", "high", type=Count(), metavar="N", help="The greatest value.")
 @click.option("--points", type=Count(2), default=7, show_default=True, metavar="N", help="Values in the first round.")
+@click.option("--transfers", is_flag=True, help=TRANSFERS_HELP)
 @measuring_options(_BUDGET_S)
 def crossover(
-    first: str, second: str, over: str, line: str, low: int | None, high: int | None, points: int, **given: Any
+    first: str,
+    second: str,
+    over: str,
+    line: str,
+    low: int | None,
+    high: int | None,
+    points: int,
+    transfers: bool,
+    **given: Any,
 ) -> int:
     """Find where one backend overtakes another.
 
@@ -85,7 +96,7 @@ def crossover(
         screen, folder, given, show=show, write=write_crossover, tell=tell, as_object=as_object,
         find=lambda on_event: find_crossover(
             *backends, axis.case, over=field, values=values, options=options, confidence=confidence, coarse=points,
-            folder=folder, on_event=on_event,
+            transfers=transfers, folder=folder, on_event=on_event,
         ),
     )  # fmt: skip
 

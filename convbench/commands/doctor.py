@@ -65,7 +65,49 @@ def _machine(found: Found) -> Lines:
     yield "memory", _memory(machine)
     yield "system", machine["system"]
     yield "fingerprint", machine["fingerprint"]
-    yield "GPU", "; ".join(found["gpus"]) or "none found"
+
+
+def _gpu(found: Found) -> Lines:
+    """Say what the driver lists, what CUDA uses of it, and what is missing."""
+    for gpu in found["gpus"]:
+        yield gpu["name"] or _UNKNOWN, _card(gpu)
+    if not found["gpus"]:
+        yield "driver", "nvidia-smi lists no GPU"
+    cuda = found["cuda"]
+    if cuda:
+        sizes = f"{cuda['multiprocessors']} multiprocessors, L2 {human_bytes(cuda['l2_bytes'] or 0)}"
+        yield "used", f"{cuda['device']}, compute capability {cuda['compute_capability']}, {sizes}"
+        versions = (f"{title} {cuda[key] or _UNKNOWN}" for title, key in _CUDA_VERSIONS.items())
+        yield "CUDA", ", ".join(versions)
+    yield "backends", f"cannot run: {found['gpu_problem']}" if found["gpu_problem"] else "a kernel has run"
+
+
+_CUDA_VERSIONS = {"driver's": "driver_cuda", "runtime": "runtime_cuda", "NVRTC": "nvrtc", "CuPy": "cupy"}
+
+
+def _card(gpu: Found) -> str:
+    """Describe one card as the driver does, without what it does not tell."""
+    memory = gpu["memory_bytes"] and human_bytes(gpu["memory_bytes"])
+    known = {
+        "driver {}": gpu["driver"],
+        "{}": memory,
+        "SM clock {}": _of_most(gpu, "sm_clock", "MHz"),
+        "memory clock {}": _of_most(gpu, "memory_clock", "MHz"),
+        "power limit {} W": gpu["power_limit_w"],
+        "{} °C": gpu["temperature_c"],
+        "persistence {}": gpu["persistence"] and str(gpu["persistence"]).lower(),
+        "MIG {}": gpu["mig"] and str(gpu["mig"]).lower(),
+        "held back by {}": ", ".join(gpu["held_back_by"] or ()) or None,
+    }
+    return ", ".join(form.format(value) for form, value in known.items() if value is not None)
+
+
+def _of_most(gpu: Found, name: str, unit: str) -> str | None:
+    now, most, application = (gpu[f"{name}{suffix}_mhz"] for suffix in ("", "_max", "_application"))
+    if now is None:
+        return None
+    limits = [f"at most {most}"] * (most is not None) + [f"for applications {application}"] * (application is not None)
+    return f"{now} {unit}" + f" ({', '.join(limits)})" * bool(limits)
 
 
 def _cores(machine: Found) -> str:
@@ -202,6 +244,7 @@ def _by_reason(unusable: Mapping[str, str]) -> Lines:
 
 _SECTIONS = {
     "Machine": _machine,
+    "GPU": _gpu,
     "Clock": _clock,
     "Libraries": _libraries,
     "Thread pools: asked → got": _pools,

@@ -7,6 +7,7 @@ import click
 from convbench.bench.cases import list_suites, load_suite
 from convbench.bench.families import Convolution, Family
 from convbench.commands.parameters import pooling_family
+from convbench.cuda.ledger import standing
 from convbench.errors import SpecError
 from convbench.features import NOTES
 from convbench.registry import implementation_of, what_is_missing
@@ -68,5 +69,7 @@ def _backends_grid(family: Family) -> Grid:
         backend = family.get_backend(name)
         missing = what_is_missing(backend)
         sentence = implementation_of(backend) if missing is None else f"unavailable: {missing}"
+        stands = standing(backend) if family.name == "convolution" else None
+        sentence += f" · {stands}" if stands else ""
         grid.rows.append(Row((name, backend.kind, backend.device), sentence, style="dim" if missing else ""))
     return grid

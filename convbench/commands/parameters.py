@@ -23,6 +23,7 @@ __all__ = [
     "FOLDER",
     "JSON_HELP",
     "SUITE",
+    "TRANSFERS_HELP",
     "Count",
     "Names",
     "Seconds",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 JSON_HELP = "Print results as one JSON object: environment, summary, noise, files; all else goes to standard error."
+
+TRANSFERS_HELP = "Let times on a GPU hold the sending of operands and the fetching of the result, for each call."
 
 EXIT_CODES = """\b
 Exit codes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from convbench.commands.parameters import BASELINE_HELP, EXIT_CODES, FOLDER, JSON_HELP
+from convbench.commands.parameters import BASELINE_HELP, EXIT_CODES, FOLDER, JSON_HELP, TRANSFERS_HELP
 from convbench.commands.results import conclude, require_tables
 from convbench.errors import SpecError
 from convbench.report import matrix_specs
@@ -23,8 +23,9 @@ Examples:
 @click.command(epilog=f"{_EXAMPLES}\n\n{EXIT_CODES}")
 @click.argument("folder", metavar="RUN", type=FOLDER)
 @click.option("--baseline", metavar="NAME", help=BASELINE_HELP)
+@click.option("--transfers", is_flag=True, help=f"{TRANSFERS_HELP} Only printed: the files stay as measured.")
 @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
-def report(folder: Path, baseline: str | None, as_json: bool) -> None:
+def report(folder: Path, baseline: str | None, transfers: bool, as_json: bool) -> None:
     """Print and write a run's tables, plots and page.
 
     RUN is its folder under results/; everything is made from the records in it. Lines that cannot be read are named
@@ -51,4 +52,4 @@ def report(folder: Path, baseline: str | None, as_json: bool) -> None:
     folder = folder if folder.is_dir() else folder.parent
     for search in (crossover, winner_map):
         search.redraw(folder, screen.note)
-    conclude(screen, folder, baseline, matrix_specs(folder), as_json=as_json)
+    conclude(screen, folder, baseline, matrix_specs(folder), as_json=as_json, transfers=transfers)

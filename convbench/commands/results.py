@@ -36,28 +36,32 @@ def conclude(
     *,
     brief: bool = False,
     as_json: bool = False,
+    transfers: bool = False,
 ) -> None:
     """Print the tables of a run, write its report, and say what was written.
 
-    ``brief`` leaves the full comparison to the files; ``as_json`` prints one object on standard output besides.
+    ``brief`` leaves the full comparison to the files; ``as_json`` prints one object on standard output besides. With
+    ``transfers``, see :func:`convbench.load_results`, tables are printed and nothing is written.
     """
     from convbench.bench.record import few, load_results
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # lines that cannot be read: noted here, once
         with suppress(MissingDependency):  # the report says so
-            records = load_results(folder)
+            records = load_results(folder, transfers=transfers)
             for problem in few(records.attrs["problems"]):
                 screen.note(problem)
             if not records.empty:
                 _show_results(screen, records, baseline, specs, brief)
         try:
-            write_report(folder, baseline=baseline, matrices=specs, note=screen.note)
+            if not transfers:
+                write_report(folder, baseline=baseline, matrices=specs, note=screen.note)
         except OSError as error:
             raise SpecError("RUN", str(folder), f"cannot be written to ({error.strerror})") from None
     _show_overhead(screen, folder)
-    screen.title("Files")
-    screen.say(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    if not transfers:
+        screen.title("Files")
+        screen.say(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if as_json:
         click.echo(json.dumps(_as_object(records, baseline, folder), ensure_ascii=False, allow_nan=False))
 

@@ -9,7 +9,7 @@ import click
 
 from convbench.bench.cases import Case, case_filter
 from convbench.bench.frames import Row
-from convbench.commands.parameters import EXIT_CODES, FOLDER
+from convbench.commands.parameters import EXIT_CODES, FOLDER, TRANSFERS_HELP
 from convbench.errors import SpecError
 from convbench.report.screen import Screen
 
@@ -26,8 +26,9 @@ Examples:
 @click.option("--own", metavar="GLOBS", default="*", help="Which of convbench's backends may stand for it.")
 @click.option("--against", metavar="GLOBS", default="*", help="Which rivals it is compared with.")
 @click.option("-k", "pattern", metavar="FILTER", help="Only cases that have a token for each glob, as in 'run'.")
+@click.option("--transfers", is_flag=True, help=TRANSFERS_HELP)
 @click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text", show_default=True)
-def rivals(folder: Path, own: str, against: str, pattern: str | None, form: str) -> None:
+def rivals(folder: Path, own: str, against: str, pattern: str | None, transfers: bool, form: str) -> None:
     """Compare the fastest own backend of each case with the fastest rival.
 
     RUN is a run's folder under results/. The last line is the geometric mean over all cases, each as often as it
@@ -43,7 +44,7 @@ def rivals(folder: Path, own: str, against: str, pattern: str | None, form: str)
     def keep(row: Row) -> bool:
         return wanted(replace(Case.parse(str(row["case"])), group=row["group"], weight=row["weight"]))
 
-    table = figures(load_results(folder), None)
+    table = figures(load_results(folder, transfers=transfers), None)
     found = duels(table, own, against, keep)
     if found.empty:
         rule = "has no case with a time of both an own backend and a rival that were asked for"

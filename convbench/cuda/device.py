@@ -7,7 +7,7 @@ from functools import cache
 from convbench.errors import one_line
 from convbench.refusals import refuse
 
-__all__ = ["INSTALL", "gpu_problem"]
+__all__ = ["INSTALL", "gpu_problem", "library_problem"]
 
 #: What to type where CuPy is missing; the compiler comes with it.
 INSTALL = 'pip install "cupy-cuda13x[ctk]" (or "cupy-cuda12x[ctk]", by the version that nvidia-smi prints)'
@@ -36,6 +36,22 @@ def gpu_problem() -> str | None:
     except Exception as error:
         return refuse("no device", f"no kernel could be run ({_reason(error)}); {INSTALL} brings the compiler")
     return None if right else refuse("no device", "the first kernel returned a wrong result: is the card sound?")
+
+
+@cache
+def library_problem(*names: str) -> str | None:
+    """Return what keeps kernels from running here, or which of CUDA's libraries is missing: "cufft", "cublas", …"""
+    problem = gpu_problem()
+    if problem is not None:
+        return problem
+    import cupy
+
+    for name in names:
+        try:
+            getattr(cupy.cuda, name)  # which CuPy imports when it is asked for
+        except Exception as error:
+            return refuse("not installed", f"{name} cannot be loaded ({one_line(error)}): {INSTALL} brings it")
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ from convbench.arrays import Array
 from convbench.geometry import BOUNDARIES
 from convbench.spec import ConvSpec
 
-__all__ = ["CONV", "by_axes", "geometry", "three"]
+__all__ = ["CONV", "by_axes", "geometry", "permuted", "three"]
 
 #: ``struct Conv``, field by field.
 CONV = np.dtype(
@@ -21,6 +21,7 @@ CONV = np.dtype(
         *((name, "i4", 3) for name in ("size", "kernel", "result", "stride", "dilation", "before")),
         ("boundary", "i4"),
         ("flip", "i4"),
+        ("wide", "i4"),
         *((name, "i8", 6) for name in ("x", "y", "w")),
         ("bias", "i8", 5),
     ],
@@ -51,6 +52,7 @@ def geometry(spec: ConvSpec, x: Array, w: Array | None, y: Array, bias: Array | 
     w : array, shape (G, O/g, C/g, \*kernel_size), or None
         None leaves its strides 0, for kernels that take packed weights.
     y : array, shape (N, G, O/g, \*output_size)
+        Of the type of x, or of the type in which sums are formed, as where a rewriting adds up several parts.
     bias : array, shape ``spec.bias_shape``, optional
     """
     made = np.zeros(1, CONV)
@@ -63,6 +65,7 @@ def geometry(spec: ConvSpec, x: Array, w: Array | None, y: Array, bias: Array | 
     one["dilation"] = three(spec.dilation, 1)
     one["before"] = three([before for before, _ in spec.padding], 0)
     one["boundary"], one["flip"] = BOUNDARIES.index(spec.boundary), spec.flip
+    one["wide"] = y.dtype != x.dtype
     one["x"], one["y"] = by_axes(x, 3), by_axes(y, 3)
     if w is not None:
         one["w"] = by_axes(w, 3)
@@ -70,6 +73,18 @@ def geometry(spec: ConvSpec, x: Array, w: Array | None, y: Array, bias: Array | 
         items = [stride // bias.dtype.itemsize for stride in bias.strides]
         place = three(items[1:], 0) if spec.bias == "location" else (0, 0, 0)
         one["bias"] = (items[0] * (spec.out_channels // groups), items[0], *place)
+    return made
+
+
+def permuted(conv: Any, order: Sequence[int]) -> Any:
+    """Return the struct with other axes as depth, rows and columns: those of ``order`` among the spec's."""
+    if list(order) == [0, 1, 2]:
+        return conv
+    made, axes = conv.copy(), list(order)
+    for name in ("size", "kernel", "result", "stride", "dilation", "before"):
+        made[name][0] = made[name][0][axes]
+    for name, lead in (("x", 3), ("y", 3), ("w", 3), ("bias", 2)):
+        made[name][0, lead:] = made[name][0, lead:][axes]
     return made
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from convbench.cuda.kernel import OPTIONS, Kernel, Launch, all_kernels
+from convbench.cuda.kernel import OPTIONS, Kernel, Launch
 
 __all__ = ["cupy_kernels"]
 
@@ -17,9 +17,12 @@ _STATIC_SHARED_BYTES = 48 * 1024  # beyond so much a kernel has to ask for it
 def cupy_kernels(kernel: Kernel) -> Launch:
     """Return what launches a kernel on the current device and stream; it is compiled when it is first launched.
 
-    All instances of a file are compiled together.
+    Each instance by itself: that takes a second, all of a file may take many, and CuPy keeps the code on disk.
     """
-    function = _module(kernel.file, kernel.tensor_cores).get_function(kernel.instance)
+    import cupy
+
+    module = cupy.RawModule(code=kernel.source(), options=OPTIONS, name_expressions=(kernel.instance,))
+    function = module.get_function(kernel.instance)
     if kernel.shared_bytes > _STATIC_SHARED_BYTES:
         function.max_dynamic_shared_size_bytes = kernel.shared_bytes
     block, shared_bytes = kernel.block, kernel.shared_bytes
@@ -28,12 +31,3 @@ def cupy_kernels(kernel: Kernel) -> Launch:
         function(grid, block, arguments, shared_mem=shared_bytes)
 
     return launch
-
-
-@cache
-def _module(file: str, tensor_cores: bool) -> Any:
-    import cupy
-
-    kernels = [k for k in all_kernels() if k.file == file and k.tensor_cores == tensor_cores]
-    names = tuple(dict.fromkeys(kernel.instance for kernel in kernels))
-    return cupy.RawModule(code=kernels[0].source(), options=OPTIONS, name_expressions=names)

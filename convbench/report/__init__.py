@@ -118,9 +118,12 @@ def machine(environment: Mapping[str, Any]) -> str:
     """
     cpu = environment.get("host", {}).get("cpu", {})
     libraries = environment.get("libraries", {})
+    cuda = environment.get("cuda") or {}
+    gpu = f"{cuda.get('device')}, CUDA {cuda.get('runtime_cuda')}, CuPy {cuda.get('cupy')}" if cuda else ""
     versions = [f"{name} {libraries[name]}" for name in ("python", "numpy", "scipy", "pyfftw") if libraries.get(name)]
     parts = [
         f"{cpu.get('model') or 'unknown CPU'}, {cpu.get('usable_cores', '?')} of its cores usable",
+        gpu,
         f"threads: {environment.get('threads', '?')}",
         ", ".join(versions),
     ]

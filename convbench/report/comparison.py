@@ -41,6 +41,7 @@ _TIME_COLUMN = 2  # of the comparison: where its marks stand
 def comparison(table: pd.DataFrame) -> Grid:
     """Return the full table: a titled part for each case, a row for each backend, the fastest first."""
     layout = layout_of_table(table)
+    several = table[table["status"] == "ok"]["device"].nunique() > 1
     grid = Grid(
         [
             Column("backend", right=False),
@@ -59,16 +60,17 @@ def comparison(table: pd.DataFrame) -> Grid:
             Column("bound", drop=7),
             Column("workspace", drop=1),
             Column("measured", drop=9),
+            *[Column("device", right=False)] * several,
             Column("status", right=False),
         ]
     )
     for case, rows in by_case(rows_of(table)).items():
         grid.rows.append(Row(title=layout.labels[case]))
-        grid.rows += [_comparison_row(row) for row in rows]
+        grid.rows += [_comparison_row(row, several) for row in rows]
     return grid
 
 
-def _comparison_row(row: Figure) -> Row:
+def _comparison_row(row: Figure, several_devices: bool) -> Row:
     if row["status"] != "ok":
         return _refusal(row["backend"], row["status"], row["reason"])
     cells = (
@@ -88,6 +90,7 @@ def _comparison_row(row: Figure) -> Row:
         human_number(row["error_bound_eps"]),
         _bytes(row["workspace_declared_bytes"]),
         _bytes(row["workspace_measured_bytes"]),
+        *[str(row["device"])] * several_devices,
         f"ok{CAVEAT}" if row["caveats"] else "ok",
     )
     return Row(cells, marked=frozenset([_TIME_COLUMN]) if row["tied"] else frozenset())
@@ -141,12 +144,13 @@ def legend(table: pd.DataFrame, baseline: str) -> dict[str, str]:
 
 
 def _limit_legend(table: pd.DataFrame) -> str:
+    others = "; those of this machine's CPU, which say nothing of a GPU" * bool(table["device"].eq("cuda").any())
     limits = table.attrs.get("environment", {}).get("limits") or {}
     beaten = " or a kernel beats BLAS" * (not limits.get("fma_flop_per_s"))
     return (
         f"share of what this machine can do: of the time that its measured {roof_name(limits)} or copy would need "
         "for the operations executed and the bytes moved at least, whichever is longer. It exceeds 100 % where "
-        f"operands stay in a cache{beaten}; complex numbers and wide integers have none"
+        f"operands stay in a cache{beaten}; complex numbers and wide integers have none{others}"
     )
 
 

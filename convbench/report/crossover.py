@@ -94,7 +94,7 @@ def _listing(values: Sequence[int]) -> str:
 
 def notes(found: Crossover) -> list[str]:
     """Say what is missing and why: refusals, pairs without a time, a search cut short."""
-    lines = []
+    lines = ["times on a GPU hold the sending of all operands and the fetching of the result"] * found.transfers
     for name, reasons in found.refused.items():
         topics = _grouped((reason.partition(":")[0], value) for value, reason in reasons.items())
         for values in topics.values():  # reasons name sizes, so that each is another one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convbench.features import FEATURES, supported
+from convbench.features import FEATURES, supported, with_device
 from convbench.registry import all_backends, what_is_missing
 from convbench.report.text import DASH, Column, Grid, Row
 
@@ -15,7 +15,7 @@ def feature_grids() -> dict[str, Grid]:
         group: Grid([Column("backend", right=False), *(Column(feature, right=False) for feature in features)])
         for group, features in FEATURES.items()
     }
-    for name, backend in all_backends().items():
+    for name, backend in zip(all_backends(), map(with_device, all_backends().values()), strict=True):
         missing = what_is_missing(backend)
         answers = supported(backend) if missing is None else {}
         for group, grid in grids.items():

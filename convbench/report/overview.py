@@ -173,9 +173,10 @@ def _attainable_note(table: pd.DataFrame) -> list[str]:
     if not _attainable_s(table):
         return []
     roof = roof_name(table.attrs["environment"]["limits"])
+    others = "; on the CPU: no limits of a GPU are known" * bool(table["device"].eq("cuda").any())
     return [
         f"attainable: the least operations that a backend of the case executes, at the rate of {roof}, or operands and "
-        "result at that of a copy, whichever takes longer; less is possible where operands stay in a cache"
+        f"result at that of a copy, whichever takes longer; less is possible where operands stay in a cache{others}"
     ]
 
 

@@ -104,7 +104,8 @@ def method_notes(records: pd.DataFrame, overhead: float | None = None) -> list[s
 
 _MODES = {
     "hot": "hot: every call has the same operands, and finds in the caches what fits",
-    "cold": "cold: each call has other operands, beyond the last-level cache together",
+    "cold": "cold: each call has other operands, beyond the last-level cache together; on a GPU the same ones, and its "
+    "cache is flushed before each call",
 }
 
 

@@ -20,6 +20,7 @@ struct Conv {
     int stride[3], dilation[3], before[3];
     int boundary;
     int flip;                            // 1: the kernel is mirrored along every axis
+    int wide;                            // 1: y is of the type that sums are formed in, not of the type of x
     Index x[6];                          // strides: image, group, channel, depth, row, column
     Index y[6];
     Index w[6];                          // group, output, input, depth, row, column
@@ -59,4 +60,13 @@ __device__ __forceinline__ typename Sum<T>::type bias_at(const T* bias, const Co
                                                          int row, int column) {
     if (bias == nullptr) return typename Sum<T>::type(0);
     return widen(bias[group * c.bias[0] + output * c.bias[1] + depth * c.bias[2] + row * c.bias[3] + column * c.bias[4]]);
+}
+
+// Write one result.
+template <typename T>
+__device__ __forceinline__ void store(T* y, Index place, typename Sum<T>::type value, const Conv& c) {
+    if (c.wide)
+        reinterpret_cast<typename Sum<T>::type*>(y)[place] = value;
+    else
+        y[place] = narrow<T>(value);
 }
