@@ -19,6 +19,10 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- ledger -->\n", "<!-- /ledger -->\n"
 
 
+def _wrapped(item: str) -> str:
+    return textwrap.fill(item, 120, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
 def main() -> None:
     """Write or check."""
     if sys.argv[1:] not in ([], ["--check"]):
@@ -32,7 +36,7 @@ def main() -> None:
     for name, changed in changes(backends).items():
         print(f"{name}: changed since it was verified:", *changed, sep="\n    ")
     items = [f"- {said}: {', '.join(those)}." for said, those in names.items()]
-    wanted = "\n" + "\n".join(textwrap.fill(item, 120, subsequent_indent="  ") for item in items) + "\n\n"
+    wanted = "\n" + "\n".join(_wrapped(item) for item in items) + "\n\n"
     head, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     written, end, tail = rest.partition(END)
     if not begin or not end:

@@ -67,6 +67,10 @@ NOTES = (
     "`-cupy`, `-cuda` and `cupyx-` rows: what they take where there is a GPU that can be used.",
 )
 
+#: What libraries raise that want their device: CuPy's errors of CUDA are subclasses of RuntimeError, a library of CUDA
+#: that is not there is an ImportError, and a PyTorch without CUDA fails an assertion.
+_NO_DEVICE = (ImportError, RuntimeError, AssertionError)
+
 _SIZES = ("", "i9x9 k3", "i9 k3", "i9x9x9 k3")
 _DTYPES = ("", "f64", "f16")
 
@@ -126,7 +130,7 @@ def _takes_any_weights(backend: Backend) -> bool:
         plan.prepare(weights.reshape(spec.weight_shape).astype(spec.dtype))
     except UnsupportedWeights:
         return False
-    except Exception:  # of a library that wants its device: who refuses weights does so before it goes there
-        if backend.device != "cuda":
+    except _NO_DEVICE as error:  # who refuses weights does so before it goes to the device
+        if backend.device != "cuda" or type(error) is RuntimeError:
             raise
     return True

@@ -16,10 +16,11 @@ from convbench.errors import SpecError
 from convbench.geometry import PADDING_WORDS
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["format_spec", "parse_spec"]
+__all__ = ["SHORT_DTYPES", "format_spec", "parse_spec"]
 
-_SHORT = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64"}
-_LONG = {long: short for short, long in _SHORT.items()}
+#: How a line writes dtypes → their names.
+SHORT_DTYPES = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64"}
+_LONG = {long: short for short, long in SHORT_DTYPES.items()}
 _LETTERS = {
     "n": "batch",
     "c": "in_channels",
@@ -96,8 +97,8 @@ def parse_spec(line: str) -> ConvSpec:
 def _parse_token(token: str) -> tuple[str, Any]:
     if token == "flip":
         return "flip", True
-    if token in _SHORT or token in DTYPES:
-        return "dtype", _SHORT.get(token, token)
+    if token in SHORT_DTYPES or token in DTYPES:
+        return "dtype", SHORT_DTYPES.get(token, token)
     key, equals, value = token.partition("=")
     if equals:
         if key in ("x", "w", "seed", "count"):

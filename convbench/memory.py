@@ -127,7 +127,7 @@ def measure_memory(
         lambda plan: second_operand(plan, second),
         lambda plan, weights: plan(first, weights, bias),
         prod(spec.result_shape) * DTYPES[spec.result_dtype],
-        device_of(backend.ns()) if hasattr(backend, "ns") else None,
+        device_of(backend),
     )
 
 

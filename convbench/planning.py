@@ -18,7 +18,7 @@ from convbench.registry import get_backend
 from convbench.select import choose
 from convbench.spec import ConvSpec
 from convbench.threads import resolve
-from convbench.transfers import bound_to, device_of
+from convbench.transfers import bound_to, common_device
 
 __all__ = ["Door", "call", "is_auto", "plan"]
 
@@ -141,7 +141,7 @@ def _first_call(
     arrays = {name: as_operand(name, value) for name, value in named.items() if value is not None or name != "bias"}
     dtype = common_dtype(arrays)
     operands = tuple(arrays[name].astype(dtype, copy=False) if name in arrays else None for name in named)
-    device, count = device_of(arrays), resolve(threads)
+    device, count = common_device(arrays), resolve(threads)
     spec = door.spec_of(operands, dtype.name, *options)
     chosen = _backend_for(spec, backend, _is_finite(finite), device)
     ready = bound_to(chosen.plan(spec, threads=count), chosen, device)

@@ -26,7 +26,6 @@ __all__ = ["benchmark_pair", "suite_pairs"]
 #: pytest-benchmark makes 7 calls at least; one that takes longer is made up to 3 times, as the time limit allows.
 _PEDANTIC_CALL_S = 0.2
 _KNOWN: defaultdict[str, list[Known]] = defaultdict(list)
-_GPU_BUDGET_S = 1.0  # of a pair, as pytest-benchmark's --benchmark-max-time
 _GPU_ENOUGH, _GPU_MOST = 20, 100  # samples
 
 
@@ -82,7 +81,7 @@ def benchmark_pair(benchmark: Any, case: Case, backend: str) -> None:
 
     On a GPU that clock would time launches: calls are timed by CUDA events first, as in ``convbench run``, and
     pytest-benchmark is shown a clock that goes on by what was measured. Rounds, warm-up and calibration are then not as
-    its options say.
+    its options say; sampling may take ``--benchmark-max-time``, and with ``--benchmark-disable`` takes one sample.
 
     Parameters
     ----------
@@ -142,7 +141,9 @@ def _replayed(benchmark: Any, verified: Record, evidence: Evidence, backend: Bac
     """Time a pair by events, and let pytest-benchmark see the times."""
     from convbench.bench.worker import LEAST_SAMPLES, Effort, sample
 
-    effort = Effort(_GPU_BUDGET_S, least=LEAST_SAMPLES, enough=_GPU_ENOUGH, most=_GPU_MOST)
+    effort = Effort(benchmark._max_time, least=LEAST_SAMPLES, enough=_GPU_ENOUGH, most=_GPU_MOST)
+    if benchmark.disabled:
+        effort = Effort(0.0, least=1, enough=1, most=1)
     record = sample(verified, evidence, backend, number=1, effort=effort, limits=limits)
     benchmark.extra_info.update(record.to_dict())
     if record.samples_s:

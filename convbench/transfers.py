@@ -9,10 +9,10 @@ from convbench.arrays import Array, Namespace, numpy_namespace, on_device
 from convbench.backend import Backend, Plan, _CheckedPlan
 from convbench.errors import SpecError
 
-__all__ = ["TransferringPlan", "bound_to", "device_of"]
+__all__ = ["TransferringPlan", "bound_to", "common_device"]
 
 
-def device_of(arrays: Mapping[str, Array]) -> str:
+def common_device(arrays: Mapping[str, Array]) -> str:
     """Return "cuda" if all operands are CuPy's arrays, "cpu" if none is.
 
     Raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -14,8 +15,23 @@ settings.register_profile(
 settings.load_profile(os.environ.get("CONVBENCH_HYPOTHESIS", "repeatable"))
 
 
+#: Tests of the GPU's code that need no GPU: kernels compiled and run on the CPU, array code, timing on a fake device.
+_OF_THE_GPU = re.compile(r"tests/test_(cuda_\w+|gpu_bench)\.py::")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many kernels were run on the CPU, in how many cases (test_cuda_battery.py), by all workers together."""
+    """Say what the tests of the GPU's code came to, which need none, by all workers together."""
+    _say_what_ran_on_the_cpu(terminalreporter)
+    every = [report for reports in terminalreporter.stats.values() for report in reports]
+    found = [each for each in every if _OF_THE_GPU.match(getattr(each, "nodeid", ""))]
+    if found:
+        calls = sum(getattr(each, "when", "") == "call" for each in found)
+        spent_s = sum(getattr(each, "duration", 0.0) for each in found)
+        terminalreporter.write_line(f"GPU's code without a GPU: {calls} tests, {spent_s:.0f} s of all workers together")
+
+
+def _say_what_ran_on_the_cpu(terminalreporter: Any) -> None:
+    """Say how many kernels were run on the CPU, in how many cases (test_cuda_battery.py)."""
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
     found = [value for r in reports for name, value in r.user_properties if name == "kernels run on the CPU"]
     if not found:

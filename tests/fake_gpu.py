@@ -19,6 +19,7 @@ from convbench.arrays import Namespace, numpy_namespace
 from convbench.cuda.timing import DeviceMemory
 
 RESOLUTION_S = 0.5e-6  # of an event
+GEMM_FLOP_PER_S, COPY_BYTES_PER_S = 2e11, 4e12  # so slow a product that small ones will do
 
 
 @dataclass
@@ -46,6 +47,12 @@ class FakeGpu:
         The host's clock.
     idle_at_s : float
         When the device will have done all that is queued.
+    memory_bytes : int
+        That are free.
+    fault : str
+        What :meth:`synchronize` says from now on: an illegal access cannot be mended.
+    released : int
+        How often pools were emptied.
     """
 
     launch_s: float = 10e-6
@@ -59,6 +66,9 @@ class FakeGpu:
     launches: list[str] = field(default_factory=list)
     used: DeviceMemory = field(default_factory=DeviceMemory)
     held_back_by: tuple[str, ...] = ()
+    memory_bytes: int = 2**37
+    fault: str = ""
+    released: int = 0
 
     def launch(self, name: str, seconds: float, *, timer: bool = False) -> None:
         """Queue a kernel; one that watches the timer does not care for the clock."""
@@ -107,6 +117,8 @@ class FakeGpu:
         self.warm = False
 
     def synchronize(self) -> None:
+        if self.fault:
+            raise RuntimeError(self.fault)
         self.now_s = max(self.now_s, self.idle_at_s)
 
     @contextmanager
@@ -114,7 +126,16 @@ class FakeGpu:
         self.used = DeviceMemory()
         yield self.used
 
+    def free_bytes(self) -> int:
+        return self.memory_bytes
+
+    def release(self) -> None:
+        self.released += 1
+
     def clocks(self) -> dict[str, Any]:
+        """As of a device that is at work, or idle."""
+        if self.idle_at_s <= self.now_s:
+            return {"sm_clock_mhz": 345, "held_back_by": []}
         return {"sm_clock_mhz": 1980, "held_back_by": list(self.held_back_by)}
 
 
@@ -159,6 +180,13 @@ class FakeLibrary:
 
     def ones(self, shape: Any, dtype: Any = None) -> GpuArray:
         return GpuArray(self._gpu, np.ones(shape, dtype))
+
+    def matmul(self, a: GpuArray, b: GpuArray, out: GpuArray) -> GpuArray:
+        self._gpu.kernel(2.0 * a.shape[0] * a.shape[1] * b.shape[1] / GEMM_FLOP_PER_S)
+        return out  # nobody looks at it
+
+    def copyto(self, target: GpuArray, source: GpuArray) -> None:
+        self._gpu.kernel(2.0 * source.values.nbytes / COPY_BYTES_PER_S)
 
 
 @dataclass(frozen=True)

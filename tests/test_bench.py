@@ -71,7 +71,8 @@ def test_the_fields_are_those_of_the_design() -> None:
         "flops_nominal flops_executed bytes_min checksum weight group mode seed time "
         # added since: the line of the design may grow, and readers keep what they do not know
         "call_s prepared_declared_bytes prepared_measured_bytes prepare_peak_bytes rss_peak_bytes cores_used caveats "
-        "alignment_bytes subnormal_share measured_s elapsed_s twin launch_s sm_clock_mhz"
+        "alignment_bytes subnormal_share measured_s elapsed_s twin launch_s sm_clock_mhz "
+        "prepare_transfer_s"
     )
     assert set(json.loads(record().to_json())) == set(stated.split())
 

@@ -176,6 +176,24 @@ def test_like_data_of_the_same_spec_may_be_the_same() -> None:
 # -- what else differs ------------------------------------------------------------------------------
 
 
+def test_another_cuda_or_driver_is_said() -> None:
+    """The GPU is the same, so that times are compared."""
+    cuda = {"device": "NVIDIA H200", "bus_id": "0000:1A:00.0", "runtime_cuda": "13.0", "cupy": "14.2.0", "cufft": None}
+    gpus = [{"bus_id": "00000000:1A:00.0", "driver": "570.86"}, {"bus_id": "00000000:1B:00.0", "driver": "1.0"}]
+    newer = [gpus[0] | {"driver": "580.10"}, gpus[1]]
+    before = HOST | {"cuda": cuda, "gpus": gpus}
+    after = HOST | {"cuda": cuda | {"runtime_cuda": "13.1", "cufft": "12000"}, "gpus": newer}
+
+    def notes(*environments: dict[str, Any]) -> list[str]:
+        found = compare(*(run(records("a", STEADY), environment=environment) for environment in environments))
+        return [note for note in found.notes if note.startswith("GPU")]
+
+    assert notes(before, after) == [
+        "GPU and CUDA: CUDA runtime 13.0 → 13.1, cuFFT unknown → 12000, driver 570.86 → 580.10"
+    ]
+    assert notes(before, before) == notes(HOST, after) == []
+
+
 def test_what_differs_between_the_runs_is_said() -> None:
     newer = {**HOST, "libraries": {"numpy": "2.4.6", "scipy": "1.17"}, "git_revision": "def"}
     found = compare(

@@ -301,7 +301,7 @@ def test_torch_cuda_passes_the_battery_on_the_cpu(tf32: bool, monkeypatch: pytes
         return tensor
 
     exchange = Exchange(numpy_namespace, from_array, lambda tensor: np.from_dlpack(tensor.resolve_conj().detach()))
-    monkeypatch.setattr(_torch_cuda, "ON_DEVICE", exchange)
+    monkeypatch.setattr(_torch_cuda, "CUPY_EXCHANGE", exchange)
     settings = partial(_torch_cuda.cudnn_settings, stream=nullcontext)
     monkeypatch.setattr(_torch_cuda, "cudnn_settings", settings)
     made: Any = _torch_cuda.torch_cuda("torch-cuda-here", "PyTorch on the CPU", tf32)
@@ -312,6 +312,16 @@ def test_torch_cuda_passes_the_battery_on_the_cpu(tf32: bool, monkeypatch: pytes
     ]
     assert sum(shared) > len(shared) * 0.9  # all but those that lie at odd places
     assert torch.backends.cudnn.benchmark is False
+
+
+def test_torch_without_memory_is_a_memory_error() -> None:
+    torch = pytest.importorskip("torch")
+    from convbench.backends._torch_cuda import cudnn_settings
+
+    with pytest.raises(MemoryError, match="tried to allocate"), cudnn_settings(False, stream=nullcontext):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory: tried to allocate\n2 GiB")
+    with pytest.raises(RuntimeError, match="another"), cudnn_settings(False, stream=nullcontext):
+        raise RuntimeError("another")
 
 
 def test_torch_settings_are_put_back() -> None:

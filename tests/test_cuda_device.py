@@ -29,10 +29,18 @@ def _raises(error: BaseException) -> Callable[..., Any]:
     return call
 
 
-def _cupy(count: Callable[[], int] = lambda: 1, arange: Callable[..., Any] = np.arange) -> Any:
+def _cupy(
+    count: Callable[[], int] = lambda: 1,
+    arange: Callable[..., Any] = np.arange,
+    version: str = "14.2.0",
+    capability: str = "90",
+    module: Callable[..., Any] = SimpleNamespace,
+) -> Any:
     """Return as much of CuPy as is asked."""
-    runtime = SimpleNamespace(getDeviceCount=count)
-    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), arange=arange, float32=np.float32)
+    cuda = SimpleNamespace(
+        runtime=SimpleNamespace(getDeviceCount=count), Device=lambda: SimpleNamespace(compute_capability=capability)
+    )
+    return SimpleNamespace(cuda=cuda, arange=arange, float32=np.float32, __version__=version, RawModule=module)
 
 
 def _problem(monkeypatch: pytest.MonkeyPatch, cupy: Any) -> str | None:
@@ -60,6 +68,8 @@ _SMI = "a CUDA GPU and its driver are needed: nvidia-smi must list the card"
         (_cupy(arange=_raises(OSError(_NO_COMPILER))), "no kernel could be run (libnvrtc.so.13: cannot open shared"),
         (_cupy(arange=_raises(OSError(_NO_COMPILER))), '"cupy-cuda13x[ctk]" (or "cupy-cuda12x[ctk]"'),
         (_cupy(arange=_raises(RuntimeError("out of memory"))), "no kernel could be run (out of memory)"),
+        (_cupy(version="13.6.0"), "not installed: CuPy 13.6.0 is installed, 14.2 or newer is needed: pip install"),
+        (_cupy(capability="75"), "no device: compute capability 7.5: the kernels need 8.0 (Ampere) or more"),
         (_cupy(arange=lambda n, dtype: np.ones(n, dtype)), "the first kernel returned a wrong result"),
     ],
 )
@@ -85,6 +95,18 @@ def test_a_broken_installation_is_told_too(error: Exception, monkeypatch: pytest
     assert " ".join(str(error).split()) in problem
     assert "pip install" in problem
     assert "\n" not in problem
+
+
+def test_tensor_cores_need_a_header_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = _raises(RuntimeError('cannot open source file "crt/mma.h"'))
+    monkeypatch.setattr(device, "gpu_problem", lambda: None)
+    monkeypatch.setitem(sys.modules, "cupy", _cupy(module=missing))
+    problem = device.tensor_core_problem.__wrapped__() or ""
+    assert problem.startswith("not installed: mma.h cannot be compiled (")
+    assert "pip install nvidia-cuda-crt" in problem
+    found = SimpleNamespace(get_function=lambda name: name)
+    monkeypatch.setitem(sys.modules, "cupy", _cupy(module=lambda **options: found))
+    assert device.tensor_core_problem.__wrapped__() is None
 
 
 def test_it_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,10 @@ import pytest
 
 from convbench import ConvSpec, all_backends, check_backend, get_backend
 from convbench.cli import main
-from convbench.cuda import device, ledger
+from convbench.cuda import device, launch, ledger
+from convbench.cuda.direct_naive import KERNELS
 from convbench.cuda.kernel import Kernel
+from convbench.cuda.launch import launched_kernels
 from convbench.cuda.ledger import LEDGER, Code, Entry, changes, code_of, read_ledger, record, standing, writable
 from convbench.errors import BackendUnavailable, SpecError
 
@@ -61,7 +63,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _enter(path: Path, **changed: Any) -> str | None:
-    return record(**{"backend": NAME, "results": PASSED, "specs": 60, "seed": 0, "path": path} | changed)
+    given = {"backend": NAME, "results": PASSED, "launched": KERNELS, "specs": 60, "seed": 0, "path": path}
+    return record(**given | changed)
 
 
 # -- nothing without a device -----------------------------------------------------------------------
@@ -104,6 +107,7 @@ def test_the_command_refuses_before_any_check(path: Path, capsys: pytest.Capture
         (["--gpu", "--ledger-file", "x.json"], "--ledger-file goes with --ledger"),
         (["--gpu", "im2col"], "--gpu: no backend of the GPU among im2col"),
         (["--gpu", "--ledger", "--ledger-file", "no/such/folder/x.json"], "its folder cannot be written"),
+        (["--gpu", "--ledger", "--ledger-file", "."], "--ledger-file: got '.'; is a folder; a file in it may be named"),
     ],
 )
 def test_options_that_do_not_go_together(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,15 +213,72 @@ def test_what_is_said_follows_from_the_code(path: Path) -> None:
     kernel = next(iter(code.kernels))
     for changed, text in (
         ({"kernels": code.kernels | {kernel: "another"}}, kernel),
-        ({"kernels": {name: its for name, its in code.kernels.items() if name != kernel}}, kernel),
         ({"kernels": code.kernels | {"old.cu: old<1>": "x"}}, "old.cu: old<1> (gone)"),
-        ({"launch_code": "another"}, "what launches them"),
+        ({"launch_code": "another"}, "what launches or judges them"),
     ):
         assert _told(path, _entry(code, **changed)) == "changed since it was verified on NVIDIA Imaginary, 2026-01-02"
         assert changes([backend], path) == {NAME: [text]}
     old = _entry(code, gpu="Old", launch_code="another")
     assert _told(path, old, _entry(code)) == "verified on NVIDIA Imaginary, 2026-01-02"
     assert _told(path, _entry(code), old) == "verified on NVIDIA Imaginary, 2026-01-02"
+
+
+def test_kernels_that_were_not_launched_are_not_verified(path: Path) -> None:
+    code = code_of(NAME)
+    assert code is not None
+    first, *_ = code.kernels
+    part = {name: digest for name, digest in code.kernels.items() if name != first}
+    assert (
+        _told(path, _entry(code, kernels=part)) == "verified in part (2 of 3 kernels) on NVIDIA Imaginary, 2026-01-02"
+    )
+    assert changes([get_backend(NAME)], path) == {}
+    less = _entry(code, kernels=part, gpu="Another")
+    assert _told(path, _entry(code), less) == "verified on NVIDIA Imaginary, 2026-01-02"
+    assert _told(path, less, _entry(code)) == "verified on NVIDIA Imaginary, 2026-01-02"
+    both = _entry(code, kernels=part), _entry(code, kernels=part, gpu="Another")
+    assert _told(path, *both) == "verified in part (2 of 3 kernels) on Another, 2026-01-02"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_entry_names_the_kernels_that_were_launched(path: Path) -> None:
+    other = Kernel("direct_naive.cu", "direct_naive<char>", (256, 1, 1))
+    assert _enter(path, launched=()) == "none of its kernels was launched"
+    assert _enter(path, launched=(*KERNELS, other)) == (
+        "it launched what none of its variants names: direct_naive.cu: direct_naive<char>, block 256x1x1"
+    )
+    assert not path.exists()
+    assert _enter(path, launched=KERNELS[1:]) is None
+    (entry,) = read_ledger(path)[NAME]
+    assert list(entry.kernels) == [ledger._name(kernel) for kernel in KERNELS[1:]]
+    assert str(standing(get_backend(NAME), path)).startswith("verified in part (2 of 3 kernels) on ")
+
+
+def test_launches_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a CuPy that compiles nothing."""
+
+    class RawModule:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def get_function(self, name: str) -> Any:
+            def function(grid: object, block: object, arguments: Any, shared_mem: int) -> None:
+                if arguments:
+                    raise RuntimeError(name)
+
+            return function
+
+    monkeypatch.setitem(sys.modules, "cupy", type("cupy", (), {"RawModule": RawModule}))
+    monkeypatch.setattr(launch, "_LAUNCHES", {})
+    first, second, third = (launch._loaded.__wrapped__(kernel, 0) for kernel in KERNELS)
+    first((1, 1, 1), ())
+    with launched_kernels() as launched:
+        second((1, 1, 1), ())
+        with pytest.raises(RuntimeError):
+            third((1, 1, 1), (1,))
+    assert launched == {KERNELS[1]}
+    with launched_kernels() as launched:
+        first((1, 1, 1), ())
+    assert launched == {KERNELS[0]}
 
 
 def test_nothing_is_said_of_the_cpu_and_of_plug_ins() -> None:
@@ -241,17 +302,19 @@ def test_a_kernels_digest_follows_its_source_options_and_block(monkeypatch: pyte
 def test_launch_code_is_every_module_that_decides_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     module = "convbench.backends.direct_naive_cupy"
     reached = ledger._reached(module)
-    for name in ("cuda.direct_naive", "cuda.forward", "cuda.geometry", "cuda.launch", "algorithms.rewriting", "arrays"):
+    for name in ("direct_naive", "forward", "geometry", "launch", "variants"):
+        assert f"convbench.cuda.{name}" in reached
+    for name in ("algorithms.rewriting", "arrays", "bounds"):
         assert f"convbench.{name}" in reached
     for name in ("cuda.device", "cuda.ledger", "cuda.resources", "cuda.timing", "backend", "spec", "cuda.fft"):
         assert f"convbench.{name}" not in reached
-    before = ledger._code_of.__wrapped__(module)
-    for name in ("convbench.cuda.direct_naive", "convbench.cuda.launch"):
+    before = ledger._code_of.__wrapped__(NAME, module)
+    for name in ("convbench.cuda.direct_naive", "convbench.cuda.launch", "convbench.bounds"):
         with monkeypatch.context() as patch:
             text = ledger._text(name)
             patch.setattr(ledger, "_text", lambda m, name=name, text=text: text + "#" * (m == name))
             patch.setattr(ledger, "_reached", lambda _: reached)
-            assert ledger._code_of.__wrapped__(module).launch != before.launch
+            assert ledger._code_of.__wrapped__(NAME, module).launch != before.launch
 
 
 @pytest.mark.parametrize("backend", ON_CUDA, ids=lambda backend: backend.name)
@@ -302,7 +365,13 @@ def test_the_command_enters_what_passed(
 
     stand_in = replace(get_backend("direct-numpy"), name=NAME, device="cuda")  # type: ignore[type-var]
     monkeypatch.setattr(Convolution, "get_backend", lambda self, name: stand_in)
-    monkeypatch.setattr(Convolution, "check", lambda self, name, **_: check_backend(stand_in, specs=[SPEC]))
+
+    def checked(self: Convolution, name: str, **_: object) -> Any:
+        launch._LAUNCHES.update({kernel: [1] for kernel in KERNELS})
+        return check_backend(stand_in, specs=[SPEC])
+
+    monkeypatch.setattr(Convolution, "check", checked)
+    monkeypatch.setattr(launch, "_LAUNCHES", {})
     monkeypatch.setattr(ledger, "_surroundings", lambda: SURROUNDINGS)
     assert main(["check", NAME, "--gpu", "--ledger", "--ledger-file", str(path)]) == 0
     output = capsys.readouterr().out
@@ -333,7 +402,7 @@ def test_the_gate_prints_what_changed(
         _gate(monkeypatch, "--check")
     output = capsys.readouterr().out
     assert f"changed since it was verified on NVIDIA Imaginary, 2026-01-02: `{NAME}`" in output
-    assert f"{NAME}: changed since it was verified:\n    what launches them" in output
+    assert f"{NAME}: changed since it was verified:\n    what launches or judges them" in output
 
 
 def test_imports_are_read_as_python_reads_them() -> None:
@@ -350,3 +419,11 @@ def test_imports_are_read_as_python_reads_them() -> None:
 
 def _module(backend: str) -> str:
     return f"convbench.backends.{backend.replace('-', '_')}"
+
+
+def test_the_gate_breaks_lines_between_words() -> None:
+    script = runpy.run_path(str(ROOT / ".ci" / "ledger.py"))
+    names = [f"`im2col-tf{number}-cupy`" for number in range(40)]
+    lines = script["_wrapped"](f"- said: {', '.join(names)}.").splitlines()
+    assert max(map(len, lines)) <= 120
+    assert [name for line in lines for name in line.replace(",", "").rstrip(".").split() if "`" in name] == names

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_gpu import RESOLUTION_S, FakeGpu
+from fake_gpu import RESOLUTION_S, FakeGpu, fake_namespace
 
+from convbench.bench.places import OnDevice
 from convbench.bench.timing import Measurement, measure
 from convbench.cuda import nvidia_smi
 from convbench.cuda.timing import HOLD, KERNELS, MOST_CALLS, WINDOW_S, CupyDevice, EventStopwatch
@@ -223,6 +224,7 @@ class StubCupy(ModuleType):
 
         class Device:
             id, pci_bus_id, attributes = 0, "0000:1A:00.0", {"L2CacheSize": 1000}
+            mem_info = (5000, 9000)
 
             def synchronize(self) -> None:
                 gpu.synchronize()
@@ -242,6 +244,17 @@ class StubCupy(ModuleType):
                 gpu.flush()
                 gpu.launches[-1] = f"fill {self.nbytes}"
 
+        class Pool:
+            kept = 300
+
+            def free_bytes(self) -> int:
+                return self.kept
+
+            def free_all_blocks(self) -> None:
+                self.kept = 0
+
+        pool = Pool()
+        self.get_default_memory_pool = lambda: pool
         self.empty, self.hooks = Filled, hooks
         self.cuda = SimpleNamespace(
             Event=Event,
@@ -293,14 +306,43 @@ def test_cupys_memory_is_what_its_pool_hands_out(cupys: tuple[CupyDevice, FakeGp
     assert stub.hooks == []
 
 
-def test_the_driver_is_not_asked_at_every_visit(
+def test_the_driver_is_asked_anew_each_time(
     cupys: tuple[CupyDevice, FakeGpu, StubCupy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device, _, _ = cupys
     asked: list[str] = []
-    monkeypatch.setattr("convbench.cuda.nvidia_smi.clocks", lambda place: asked.append(place) or {"sm_clock_mhz": 1})
-    assert device.clocks() == device.clocks() == {"sm_clock_mhz": 1}
-    assert asked == ["0000:1A:00.0"]
+    monkeypatch.setattr(
+        "convbench.cuda.nvidia_smi.clocks", lambda place: asked.append(place) or {"sm_clock_mhz": len(asked)}
+    )
+    assert [device.clocks(), device.clocks()] == [{"sm_clock_mhz": 1}, {"sm_clock_mhz": 2}]
+    assert asked == ["0000:1A:00.0"] * 2
+
+
+@pytest.mark.parametrize("kernel_s", [3e-6, 2e-3, 0.5])
+def test_clocks_are_asked_while_the_device_is_at_work(kernel_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short calls go on until the driver has answered, and of long ones only a few are queued."""
+    gpu = FakeGpu(launch_s=2e-6)
+    assert gpu.clocks()["sm_clock_mhz"] == 345
+    place = OnDevice(gpu, fake_namespace(gpu))
+    assert place.clocks(call_of(gpu, kernel_s), kernel_s)["sm_clock_mhz"] == 1980
+    assert gpu.idle_at_s <= gpu.now_s  # all is done afterwards
+    assert gpu.busy_s <= gpu.now_s < 3.0
+
+
+def test_memory_is_what_cuda_and_the_pool_have_and_the_pools_are_emptied(
+    cupys: tuple[CupyDevice, FakeGpu, StubCupy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, _, _ = cupys
+    assert device.free_bytes() == 5000 + 300
+    emptied: list[str] = []
+    torch = SimpleNamespace(cuda=SimpleNamespace(empty_cache=lambda: emptied.append("torch")))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    device.release()
+    assert device.free_bytes() == 5000
+    assert emptied == ["torch"]
+    monkeypatch.delitem(sys.modules, "torch")
+    device.release()  # which imports nothing
+    assert "torch" not in sys.modules
 
 
 def test_cupy_has_the_names_that_the_stub_stands_for() -> None:
@@ -312,6 +354,7 @@ def test_cupy_has_the_names_that_the_stub_stands_for() -> None:
         (cupy.cuda.MemoryHook, ("malloc_postprocess", "free_postprocess", "__enter__", "__exit__")),
         (cupy.cuda.runtime, ("getDeviceProperties", "driverGetVersion", "runtimeGetVersion")),
         (cupy.ndarray, ("fill",)),
+        (cupy.get_default_memory_pool(), ("free_bytes", "free_all_blocks")),
     ):
         assert [name for name in names if not hasattr(owner, name)] == []
     assert isinstance(cupy.cuda.nvrtc.getVersion(), tuple)

@@ -88,4 +88,8 @@ def test_a_filter_keeps_cases(folder: Path) -> None:
 def test_nothing_to_compare_is_one_line(folder: Path) -> None:
     result = CliRunner().invoke(cli, ["rivals", str(folder), "--against", "jax"])
     assert result.exit_code != 0
+    assert "matches no rival of the run (torch, opencv)" in str(result.exception)
+    result = CliRunner().invoke(cli, ["rivals", str(folder), "--own", "zzz"])
+    assert "matches no own backend of the run (direct, slow)" in str(result.exception)
+    result = CliRunner().invoke(cli, ["rivals", str(folder), "--own", "slow", "-k", "k5"])
     assert "has no case with a time of both" in str(result.exception)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,30 @@ def test_every_limit_is_seen() -> None:
     choosy = FunctionBackend(name="choosy", function=np.multiply, prepare=never)
     assert not supported(choosy)["any weights"]
     assert supported(choosy)["forward"]
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ImportError("no libcusparse"), True),
+        (type("CUDARuntimeError", (RuntimeError,), {})("cudaErrorInsufficientDriver"), True),
+        (AssertionError("Torch not compiled with CUDA enabled"), True),
+        (RuntimeError("of its own"), False),
+        (ValueError("of its own"), False),
+    ],
+)
+def test_only_what_wants_a_device_is_not_a_fault_of_the_backend(error: Exception, passes: bool) -> None:
+    def prepare(spec: ConvSpec, w: object) -> object:
+        raise error
+
+    mine = FunctionBackend(name="mine", function=np.multiply, prepare=prepare, device="cuda")
+    if passes:
+        assert supported(mine)["any weights"]
+    else:
+        with pytest.raises(type(error), match="of its own"):
+            supported(mine)
+    with pytest.raises(type(error)):
+        supported(replace(mine, device="cpu"))
 
 
 def test_a_feature_is_taken_only_if_all_its_lines_are() -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_gpu import FakeGpu, GpuArray, fake_backend, fake_namespace
+from fake_gpu import COPY_BYTES_PER_S, GEMM_FLOP_PER_S, FakeGpu, GpuArray, fake_backend, fake_namespace
 
-from convbench import ConvSpec, FunctionBackend, oracle
+from convbench import ConvSpec, FunctionBackend, Limits, oracle
 from convbench.bench import Case, Options, load_results, run_cases
 from convbench.bench.places import HOST, OnDevice, place_of
 from convbench.bench.predict import expected_seconds
@@ -38,7 +41,9 @@ def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs whose times do not matter need not take their time."""
     monkeypatch.setattr("convbench.bench.timing.MIN_SAMPLE_S", 1e-3)
     monkeypatch.setattr("convbench.bench.run.MIN_SAMPLE_S", 1e-3)
+    monkeypatch.setattr("convbench.bench.places._AHEAD_S", 1e-3)
     monkeypatch.setattr("convbench.bench.service.measure_limits", lambda threads: LIMITS)
+    monkeypatch.setattr("convbench.bench.service.measure_gpu_limits", lambda place: {})
 
 
 def run(folder: Path, *backends: Any, options: Options = QUICK, line: str = LINE) -> list[Record]:
@@ -62,15 +67,16 @@ def test_samples_are_the_devices_and_transfers_stand_apart(tmp_path: Path, launc
     gpu = FakeGpu(launch_s=launch_s)
     records = run(tmp_path, fake_backend(gpu, kernel_s=KERNEL_S), line=BIASED)
     spec = ConvSpec.parse(BIASED)
-    moved = 4 * (2 * 12 * 12 + 3 * 2 * 9 + 3 + 3 * 12 * 12)
+    moved = 4 * (2 * 12 * 12 + 3 + 3 * 12 * 12)
     assert len(records) == 2
     for record in records:
         assert (record.status, record.reason, record.device, record.mode) == ("ok", "", "cuda", "hot")
         assert record.samples_s == pytest.approx([KERNEL_S] * len(record.samples_s), rel=0.02)
         assert record.transfer_s == pytest.approx(moved / gpu.bytes_per_s, rel=0.1)
+        assert record.prepare_transfer_s == pytest.approx(4 * 3 * 2 * 9 / gpu.bytes_per_s, abs=3e-8)
         assert record.launch_s == pytest.approx(launch_s, rel=0.1)
         assert record.sm_clock_mhz == 1980
-        assert record.caveats == [TRANSFERS_APART]
+        assert record.caveats == []
         assert record.cores_used is None or math.isnan(record.cores_used)
         assert record.alignment_bytes is None
         assert record.error_max_eps <= record.error_bound_eps
@@ -128,6 +134,50 @@ def test_the_memory_that_counts_is_the_devices() -> None:
     assert memory.prepare_peak_bytes == 3000 * 8
     assert memory.rss_peak_bytes is None
     assert isinstance(memory.y, GpuArray)
+
+
+def test_what_is_compiled_once_does_not_count_four_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first stage of each kind, 1.5 s: were they counted for every call, none would fit 3 s."""
+    monkeypatch.setattr("convbench.bench.worker._Verifying._expect", lambda self, known: 0.0)  # which calls it as well
+    compiled = set[str]()
+
+    def once(name: str, gpu: FakeGpu) -> None:
+        gpu.now_s += 1.5 * (name not in compiled)
+        compiled.add(name)
+
+    def function(spec: ConvSpec, x: GpuArray, w: GpuArray) -> GpuArray:
+        once("call", x.gpu)
+        x.gpu.kernel(KERNEL_S)
+        return GpuArray(x.gpu, oracle.conv(spec, x.values, w.values).astype(spec.result_dtype))
+
+    def prepare(spec: ConvSpec, w: GpuArray) -> GpuArray:
+        once("prepare", w.gpu)
+        return w
+
+    backend = fake_backend(FakeGpu(), "compiled", function=function, prepare=prepare)
+    records = run(tmp_path, backend, options=replace(QUICK, time_limit_s=3.0))
+    assert compiled == {"call", "prepare"}
+    assert [record.status for record in records] == ["ok", "ok"]
+    assert records[0].samples_s == pytest.approx([KERNEL_S] * len(records[0].samples_s), rel=0.02)
+    (verified,) = [record for record in read(tmp_path) if not record.pass_]
+    assert verified.first_call_s > 1.5
+    assert verified.prepare_s < 0.1
+
+
+def test_a_call_that_is_slow_each_time_is_skipped_all_the_same(tmp_path: Path) -> None:
+    records = run(tmp_path, fake_backend(FakeGpu(), kernel_s=1.5), options=replace(QUICK, time_limit_s=3.0))
+    assert [record.status for record in records] == ["skipped"]
+    assert "the limit is 3 s" in records[0].reason
+
+
+def test_the_devices_memory_is_a_limit_and_is_given_back(tmp_path: Path) -> None:
+    roomy, full = FakeGpu(), FakeGpu(memory_bytes=1000)
+    backends = (fake_backend(roomy), fake_backend(full, "full"))
+    records = {record.backend: record for record in run(tmp_path, *backends)}
+    assert records["fake-gpu"].status == "ok"
+    assert records["full"].status == "skipped"
+    assert records["full"].reason == "memory: 3.0 KiB needed, the GPU has 1000 B free"
+    assert roomy.released == 1 + QUICK.passes + QUICK.twins * QUICK.passes  # after each visit
 
 
 # -- judging ------------------------------------------------------------------------------------------------------
@@ -214,16 +264,78 @@ def test_a_row_of_the_gpu_is_marked_and_has_no_limit_of_the_cpu(mixed: Path) -> 
     grid = comparison(table)
     column = [each.title for each in grid.columns].index("device")
     shown = {row.cells[0]: (row.cells[column], row.cells[-1]) for row in grid.rows if row.cells}
-    assert shown == {"fake-gpu": ("cuda", "ok (!)"), "fake-cpu": ("cpu", "ok")}
-    assert f"fake-gpu (!): {TRANSFERS_APART}" in overview(table).notes
-    assert any("no limits of a GPU are known" in note for note in overview(table).notes)
+    assert shown == {"fake-gpu": ("cuda", "ok"), "fake-cpu": ("cpu", "ok")}
+    found = overview(table)
+    assert TRANSFERS_APART in found.notes
+    assert any("no limits of a GPU are known" in note for note in found.notes)
+    (times,) = found.grids.values()
+    assert "attainable (CPU)" in [column.title for column in times.columns]
+    included = overview(figures(load_results(mixed, transfers=True), None)).notes
+    assert TRANSFERS_APART not in included
+    assert f"fake-gpu (!): {TRANSFERS_INCLUDED}" in included
+
+
+GPU_LIMITS = {"gemm_flop_per_s": {"float32": 5e13, "float64": 2.5e13}, "copy_bytes_per_s": 4e12}
+
+
+def test_the_limits_of_the_gpu_are_those_of_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convbench.bench.rivals import duels
+    from convbench.report.comparison import _limit_legend
+    from convbench.report.tables import figures
+
+    monkeypatch.setattr("convbench.bench.service.measure_gpu_limits", lambda place: GPU_LIMITS)
+    run(tmp_path, host_backend(), fake_backend(FakeGpu()), fake_backend(FakeGpu(), "other", kind="rival"))
+    records = load_results(tmp_path)
+    assert records.attrs["environment"]["limits"] == LIMITS | {"cuda": GPU_LIMITS}
+    table = figures(records, None)
+    rows = table.set_index("backend")
+    spec = ConvSpec.parse(LINE)
+    attainable_s = max(spec.flops / 5e13, spec.bytes_min / 4e12)
+    assert rows.loc["fake-gpu", "limit_share"] * KERNEL_S == pytest.approx(attainable_s, rel=0.02)
+    assert set(table["attainable_s"]) == {max(spec.flops / 1e11, spec.bytes_min / 1e10)}  # the overview's: of the CPU
+    assert "a GPU's are its own matrix product" in _limit_legend(table)
+    found = duels(table, own="fake-gpu").iloc[0]
+    assert found["attainable_s"] == pytest.approx(attainable_s)
+
+
+def test_the_limits_of_a_gpu_are_measured_by_its_clock() -> None:
+    from convbench.bench.limits import measure_gpu_limits
+
+    place = place_of(fake_backend(FakeGpu()))
+    assert isinstance(place, OnDevice)
+    found = measure_gpu_limits(place, seconds=0.01)
+    assert found["gemm_flop_per_s"]["float32"] == pytest.approx(GEMM_FLOP_PER_S, rel=0.02)
+    for name in ("copy_bytes_per_s", "copy_median_bytes_per_s"):
+        assert found[name] == pytest.approx(COPY_BYTES_PER_S, rel=0.02)
+    assert set(found["gemm_by"]) == set(found["gemm_flop_per_s"]) == {"float32", "float64"}
+
+
+def test_a_gpu_without_a_library_costs_its_limits_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(place: Any) -> Any:
+        raise ImportError("no libcublas.so.13")
+
+    monkeypatch.setattr("convbench.bench.service.measure_gpu_limits", fails)
+    assert [record.status for record in run(tmp_path, fake_backend(FakeGpu()))] == ["ok", "ok"]
+    limits = load_results(tmp_path).attrs["environment"]["limits"]
+    assert limits["cuda"] == {"problem": "no libcublas.so.13"}
+    assert math.isnan(figures_of(tmp_path)["limit_share"].iloc[0])
+
+
+def figures_of(folder: Path) -> Any:
+    from convbench.report.tables import figures
+
+    return figures(load_results(folder), None)
 
 
 def test_a_table_of_one_device_has_no_column_for_it(tmp_path: Path) -> None:
-    from convbench.report.tables import comparison, figures
+    from convbench.report.tables import comparison, figures, overview
 
     run(tmp_path, host_backend())
-    assert "device" not in [column.title for column in comparison(figures(load_results(tmp_path), None)).columns]
+    table = figures(load_results(tmp_path), None)
+    assert "device" not in [column.title for column in comparison(table).columns]
+    (times,) = overview(table).grids.values()
+    assert "attainable" in [column.title for column in times.columns]
+    assert TRANSFERS_APART not in overview(table).notes
 
 
 def test_all_files_of_a_mixed_run_are_written(mixed: Path) -> None:
@@ -242,8 +354,8 @@ def test_transfers_are_added_by_whoever_compares(mixed: Path) -> None:
             continue
         added = np.subtract(after["samples_s"], before["samples_s"])
         assert added == pytest.approx([before["transfer_s"]] * len(added))
+        assert after["prepare_s"] == pytest.approx(before["prepare_s"] + before["prepare_transfer_s"])
         assert TRANSFERS_INCLUDED in after["caveats"]
-        assert TRANSFERS_APART not in after["caveats"]
     assert (mixed / "records.jsonl").read_text().count(TRANSFERS_INCLUDED) == 0
 
 
@@ -260,6 +372,58 @@ def test_workers_have_their_own_device(tmp_path: Path) -> None:
     records = run(tmp_path, fake_backend(FakeGpu()), options=replace(QUICK, isolate=True, passes=1))
     assert [record.status for record in records] == ["ok"]
     assert records[0].samples_s == pytest.approx([KERNEL_S] * len(records[0].samples_s), rel=0.02)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes of their own need POSIX")
+def test_an_illegal_access_costs_its_own_pair_alone(tmp_path: Path) -> None:
+    """From then on the device of that process refuses everything, whichever backend asks."""
+    gpu = FakeGpu()
+
+    def faulty(after: int) -> Any:
+        calls = 0
+
+        def function(spec: ConvSpec, x: GpuArray, w: GpuArray) -> GpuArray:
+            nonlocal calls
+            calls += 1
+            if calls > after:  # the kernel runs later: the call itself is none the wiser
+                x.gpu.fault = "cudaErrorIllegalAddress"
+            x.gpu.kernel(KERNEL_S)
+            return GpuArray(x.gpu, oracle.conv(spec, x.values, w.values).astype(spec.result_dtype))
+
+        return function
+
+    backends = [fake_backend(gpu, f"after-{after}", function=faulty(after)) for after in (0, 12)]
+    records = run(tmp_path, *backends, fake_backend(gpu), options=replace(QUICK, isolate=True, passes=1))
+    by_name = {name: [r for r in records if r.backend == name] for name in ("after-0", "after-12", "fake-gpu")}
+    for name, pass_ in (("after-0", 0), ("after-12", 1)):
+        (record,) = by_name[name]
+        assert (record.status, record.pass_, record.samples_s) == ("crashed", pass_, [])
+        assert record.reason.startswith("the GPU does nothing more for its process: ")
+        assert record.reason.endswith("cudaErrorIllegalAddress")
+    assert {record.status for record in by_name["fake-gpu"]} == {"ok"}
+
+
+def fault_or_not(name: str, *arguments: Any) -> Any:
+    """Stand in for the battery of one backend: tell the process, or end it."""
+    if name == "dies":
+        os._exit(3)
+    return import_module("convbench.commands.check").Checked([os.getpid()], 0.0)
+
+
+def test_the_battery_gives_each_backend_a_process_where_one_is_a_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    from convbench.bench.families import Convolution
+
+    check: Any = import_module("convbench.commands.check")  # whose name in the package is the command's
+    monkeypatch.setattr(Convolution, "get_backend", lambda self, name: fake_backend(FakeGpu(), name))
+    monkeypatch.setattr(check, "_check_one", fault_or_not)
+    first, died, last = (list(each.results) for each in check._checked(["a", "dies", "b"], 1, 0, False, 1))
+    assert len({os.getpid(), *first, *last}) == 3
+    (died,) = died
+    assert (died.check, died.status, died.message) == ("battery", "failed", "dies: its process died")
+    (alone,) = check._checked(["a"], 1, 0, False, 1)
+    assert alone.results == [os.getpid()]  # which has nobody to spare
+    monkeypatch.setattr(Convolution, "get_backend", lambda self, name: replace(host_backend(), name=name))
+    assert [each.results for each in check._checked(["a", "b"], 1, 0, False, 1)] == [[os.getpid()]] * 2
 
 
 # -- crossovers ---------------------------------------------------------------------------------------------------
@@ -316,6 +480,25 @@ def test_own(benchmark, case, backend):
 """
 
 
+@pytest.mark.parametrize(("disabled", "most_s"), [(False, 0.25), (False, 3.0), (True, 3.0)])
+def test_pytest_benchmarks_options_hold_for_a_gpu(disabled: bool, most_s: float) -> None:
+    """The longest time that a benchmark may take; and none beyond a look at its results where timing is off."""
+    from convbench.bench.worker import Evidence, Limits, verify
+    from convbench.pytest_plugin import _replayed
+
+    gpu = FakeGpu()
+    backend, evidence, limits = fake_backend(gpu, kernel_s=0.04), Evidence(Case.parse(LINE)), Limits(10.0, 2**30)
+    verified = verify(evidence, backend, "r", threads=1, limits=limits)
+    benchmark = SimpleNamespace(
+        disabled=disabled, _max_time=most_s, extra_info={}, pedantic=lambda step, rounds, iterations: step()
+    )
+    gpu.launches.clear()
+    record = _replayed(benchmark, verified, evidence, backend, limits)
+    assert record.status == "ok"
+    sampled = {(False, 0.25): 5, (False, 3.0): 20, (True, 3.0): 1}[disabled, most_s]
+    assert len(record.samples_s) == sampled
+
+
 @pytest.mark.parametrize("option", ["--benchmark-only", "--benchmark-disable"])
 def test_pytest_benchmark_is_shown_the_times_of_the_events(tmp_path: Path, option: str) -> None:
     pytest.importorskip("pytest_benchmark")
@@ -351,8 +534,16 @@ class Executed:
     def __call__(self, arguments: Any, kept: bool) -> tuple[int, str]:
         self.calls.append(list(arguments))
         if arguments[0] == "run" and not self.codes.get("run"):
-            folder = Path(arguments[arguments.index("--out") + 1])
-            (folder / f"20261122T00000{len(self.calls) % 10}Z-{arguments[1]}").mkdir(parents=True, exist_ok=True)
+            if arguments[1] == "--resume":
+                return 0, ""
+            folder, label = Path(arguments[arguments.index("--out") + 1]), arguments[1]
+            for option, shown in (("--batch", "-batch"), ("--dtype", "-")):
+                if option in arguments:
+                    label += shown + arguments[arguments.index(option) + 1]
+            made = folder / f"20261122T0000{len(self.calls):02}Z-{label}"
+            made.mkdir(parents=True, exist_ok=True)
+            about = {"command_line": shlex.join(["convbench", *arguments])}
+            (made / "environment.json").write_text(json.dumps(about))
         return self.codes.get(arguments[0], 0), "printed\n" * kept
 
 
@@ -366,15 +557,24 @@ def own_and_rivals() -> dict[str, Any]:
 def test_steps_are_the_battery_then_suites_with_rivals_then_crossovers(tmp_path: Path) -> None:
     steps = [str(step) for step in steps_for(own_and_rivals(), tmp_path)]
     assert steps[0] == "convbench check --gpu --ledger"
-    for suite in ("cnn-layers", "cnn-batch16", "cnn-batch128", "large-kernel", "audio-1d", "volume-3d"):
-        (line,) = [step for step in steps if step.startswith(f"convbench run {suite} ") and "--mode hot" in step]
-        assert "--backends direct-cupy,im2col-tf32-cupy,torch-cuda,torch-cuda-tf32 " in line
+    for suite, how, label, cases in (
+        ("cnn-layers", "", "cnn-layers", 154),
+        ("cnn-layers", "--batch 16 ", "cnn-layers-batch16", 2 * 154),
+        ("cnn-layers", "-k '!group=U-Net' --batch 128 ", "cnn-layers-batch128", 3 * 135),
+        ("audio-1d", "", "audio-1d", 2 * 31),
+        ("volume-3d", "", "volume-3d", 2 * 24),
+    ):
+        backends = "direct-cupy,im2col-tf32-cupy,torch-cuda,torch-cuda-tf32"
+        (line,) = [
+            step for step in steps if step.startswith(f"convbench run {suite} --backends {backends} {how}--mode hot")
+        ]
+        assert f" --budget {4 * cases} " in line
         assert "--baseline torch-cuda " in line
         following = steps[steps.index(line) + 1 :][:2]
         assert following == [
-            f"convbench rivals --own {own} --against {rival} --format markdown {tmp_path}/hot/*Z-{suite}"
+            f"convbench rivals --own {own} --against {rival} --format markdown {tmp_path}/hot/*Z-{label}"
             for own, rival in (
-                ("direct-cupy", "torch-cuda" if suite in CNN else "'torch-cuda,cupyx-*'"),
+                ("direct-cupy", "torch-cuda" if suite == "cnn-layers" else "'torch-cuda,cupyx-*'"),
                 ("im2col-tf32-cupy", "torch-cuda-tf32"),
             )
         ]
@@ -383,7 +583,31 @@ def test_steps_are_the_battery_then_suites_with_rivals_then_crossovers(tmp_path:
     assert all("crossover direct direct-cupy --spec" in step for step in crossovers)
 
 
-CNN = ("cnn-layers", "cnn-batch16", "cnn-batch128", "large-kernel")
+def test_half_precision_has_those_that_take_it_and_large_kernels_a_table_of_depthwise(tmp_path: Path) -> None:
+    """What multiplies on tensor cores is known from its kernels, whatever its name."""
+    gpu, half = FakeGpu(), Limits(dtypes=("float16",))
+    backends = own_and_rivals() | {
+        name: fake_backend(gpu, name, **fields)
+        for name, fields in (("im2col-f16-cupy", {"limits": half}), ("im2col-bf16-cupy", {}), ("tf32-plug-in", {}))
+    }
+    backends["torch-cuda"] = fake_backend(gpu, "torch-cuda", kind="rival", limits=Limits(dtypes=("float32", "float16")))
+    steps = [str(step) for step in steps_for(backends, tmp_path)]
+    (line,) = [step for step in steps if "--batch 16 --dtype float16 " in step]
+    assert "im2col-f16-cupy" in line
+    assert not any("im2col-f16-cupy" in step for step in steps if step.startswith("convbench run") and step != line)
+    (duel,) = [step for step in steps if step.startswith("convbench rivals") and step.endswith("batch16-float16")]
+    assert "im2col-f16-cupy" in duel
+    assert " --against torch-cuda --format" in duel
+    of_large = [step for step in steps if step.startswith("convbench rivals") and step.endswith("large-kernel")]
+    plain = "convbench rivals --own direct-cupy,tf32-plug-in --against torch-cuda"
+    assert [step.partition(" --format")[0] for step in of_large] == [
+        plain,
+        f"{plain} -k 'g[1-9]*'",
+        "convbench rivals --own im2col-tf32-cupy --against torch-cuda-tf32",
+        "convbench rivals --own im2col-bf16-cupy --against torch-cuda-tf32",
+    ]
+    outputs = [step.output for step in steps_for(backends, tmp_path) if step.output]
+    assert len(set(outputs)) == len(outputs)
 
 
 def test_every_step_is_a_command_that_convbench_has(tmp_path: Path) -> None:
@@ -401,12 +625,13 @@ def test_every_step_is_a_command_that_convbench_has(tmp_path: Path) -> None:
         if name == "run":
             (suite,) = context.params["suites"]
             kept = case_filter(context.params["pattern"] or "")
-            assert any(kept(case) for case in load_suite(suite).cases)
+            changed = load_suite(suite).at(batch=context.params["batch"], dtype=context.params["dtype"])
+            assert any(kept(case) for case in changed.cases)
 
 
 def test_a_failure_does_not_keep_later_steps_and_what_is_done_is_not_repeated(tmp_path: Path) -> None:
     steps, told = steps_for(own_and_rivals(), tmp_path), list[str]()
-    first = Executed({"check": 1, "crossover": 2})
+    first = Executed({"check": 1, "crossover": 2, "rivals": 1})
     assert follow(steps, tmp_path, told.append, first) == 1
     assert len(first.calls) == len(steps)
     rivals = next(call for call in first.calls if call[0] == "rivals")
@@ -414,8 +639,49 @@ def test_a_failure_does_not_keep_later_steps_and_what_is_done_is_not_repeated(tm
     assert (tmp_path / "rivals-cnn-layers-hot.md").read_text() == "printed\n"
     assert "exit code 1: convbench check --gpu --ledger" in told
     second = Executed({})
-    assert follow(steps, tmp_path, told.append, second) == 1  # the battery has failed, and that stands
-    assert {call[0] for call in second.calls} == {"crossover"}
+    assert follow(steps, tmp_path, told.append, second) == 1  # a comparison has failed, and that stands
+    assert {call[0] for call in second.calls} == {"check", "crossover"}
+    third = Executed({})
+    follow(steps, tmp_path, told.append, third)
+    assert not third.calls
+
+
+def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
+    """By the folder that this very command has made, whether it was stopped or killed."""
+    steps = steps_for(own_and_rivals(), tmp_path)
+    executed = Executed({})
+    follow(steps, tmp_path, lambda text: None, executed)
+    codes = json.loads((tmp_path / "steps.json").read_text())
+    stopped, killed, failed = [str(step) for step in steps if step.arguments[0] == "run"][:3]
+    codes |= {stopped: 130, failed: 2}
+    del codes[killed]
+    (tmp_path / "steps.json").write_text(json.dumps(codes))
+    later = tmp_path / "hot" / "20261122T235959Z-cnn-layers"
+    later.mkdir()
+    (later / "environment.json").write_text('{"command_line": "convbench run cnn-layers --backends others"}')
+    again, told = Executed({}), list[str]()
+    assert follow(steps, tmp_path, told.append, again) == 0
+    first, second, third = again.calls
+    assert [call[:2] + call[3:] for call in (first, second)] == [["run", "--resume", "--quiet"]] * 2
+    assert [Path(call[2]).parent.name for call in (first, second)] == ["hot", "cold"]
+    assert first[2] != str(later)
+    assert shlex.join(["convbench", *third]) == failed
+    assert f"it goes on in {first[2]}" in told
+
+
+def test_the_folder_and_the_ledger_are_checked_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from convbench.cli import main
+
+    file = tmp_path / "README.md"
+    file.write_text("")
+    assert main(["gpu", "--out", str(file), "--dry-run"]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
+    ledger = str(tmp_path / "ledger.json")
+    assert main(["gpu", "--out", str(tmp_path), "--dry-run", "--ledger-file", ledger]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"convbench check --gpu --ledger --ledger-file {ledger}"
+    assert main(["gpu", "--out", str(tmp_path), "--dry-run", "--no-ledger", "--ledger-file", ledger]) == 2
 
 
 def test_a_run_that_left_nothing_costs_its_table(tmp_path: Path) -> None:

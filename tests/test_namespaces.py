@@ -17,7 +17,7 @@ from convbench.geometry import BOUNDARIES
 from convbench.spec import OPS
 
 #: It has no loops of its own kind to hide in: windows are copied tap by tap, so large specs would take minutes.
-MOST_MACS = 2_000
+MOST_MACS = 1_200
 #: Of a tile: an algorithm for shared weights does a convolution, or several, for each.
 MOST_KERNELS = 6
 #: Each algorithm is tried on every so manieth of the fixed specs, beginning with another one.

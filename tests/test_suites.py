@@ -11,6 +11,7 @@ import pytest
 
 from convbench.bench import Case, benchmark, list_suites, load_suite
 from convbench.bench.statistics import summarise, totals
+from convbench.errors import SpecError
 from convbench.geometry import BOUNDARIES
 from convbench.refusals import NUMPY_DTYPES
 from convbench.report.layout import layout_of
@@ -34,7 +35,6 @@ def members(suite: str, group: str) -> list[Case]:
         ("cnn-layers", "MobileNet v1", 19, 27, 0.568),
         ("cnn-layers", "U-Net", 19, 19, 144.797),
         ("cnn-batch16", "", 55, 55, 224.752),
-        ("cnn-batch128", "ResNet-50, batch 128", 23, 53, 523.153),
         ("audio-1d", "WaveNet", 10, 30, 0.983),
         ("large-kernel", "RepLKNet-31B", 4, 24, 2.443),
         ("large-kernel", "ConvNeXt-T", 4, 18, 0.105),
@@ -127,9 +127,22 @@ def test_what_deepbench_has_at_batch_16_is_at_batch_1_among_the_layers_of_networ
     assert {case.spec.replace(batch=1) for case in load_suite("cnn-batch16").cases} <= known
 
 
-def test_batch_128_is_resnet_50_of_batch_1() -> None:
-    at_one = {(case.spec, case.weight) for case in members("cnn-layers", "ResNet-50")}
-    assert {(case.spec.replace(batch=1), case.weight) for case in load_suite("cnn-batch128").cases} == at_one
+def test_a_suite_at_another_batch_and_dtype_has_the_same_layers() -> None:
+    suite = load_suite("cnn-layers")
+    changed = suite.at(batch=16, dtype="float16")
+    assert (changed.name, changed.title) == ("cnn-layers-batch16-float16", "cnn-layers at batch 16 in float16")
+    assert {(case.spec.batch, case.spec.dtype) for case in changed.cases} == {(16, "float16")}
+    assert [(case.spec.replace(batch=1, dtype="float32"), case.weight, case.group) for case in changed.cases] == [
+        (case.spec, case.weight, case.group) for case in suite.cases
+    ]
+    assert suite.at() is suite
+
+
+def test_a_suite_that_cannot_be_changed_says_which_case() -> None:
+    with pytest.raises(SpecError, match=r"suite dtypes.* is the same as '.*' in float32"):
+        load_suite("dtypes").at(dtype="float32")
+    with pytest.raises(SpecError, match=r"suite pooling.*cannot be in complex64: dtype"):
+        load_suite("pooling").at(dtype="complex64")
 
 
 VARIANTS = ("gradients", "variants", "boundaries", "transposed", "depthwise", "dtypes", "cnn-batch16", "image-filter")

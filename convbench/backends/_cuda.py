@@ -10,6 +10,7 @@ from convbench.arrays import Namespace, cupy_namespace
 from convbench.backend import AlgorithmBackend, FunctionBackend, Plan, version_of
 from convbench.bounds import ErrorBound
 from convbench.cuda.device import gpu_problem, library_problem
+from convbench.cuda.variants import Variant
 from convbench.spec import ConvSpec
 
 __all__ = ["CudaBackend", "CudaFunctionBackend", "cupy_version", "needs"]
@@ -37,11 +38,14 @@ class CudaBackend(AlgorithmBackend):
     ----------
     device_problem : callable
         Returns what keeps kernels from running, or None.
+    variants : tuple of Variant
+        Cases that launch every kernel that the algorithm may launch.
     """
 
     device: str = "cuda"
     ns: Callable[[], Namespace] = cupy_namespace
     device_problem: Callable[[], str | None] = gpu_problem
+    variants: tuple[Variant, ...] = ()
 
     @property
     def implementation(self) -> str:

@@ -84,7 +84,7 @@ def _cupy() -> Any:
     return cupy
 
 
-ON_DEVICE = Exchange(
+CUPY_EXCHANGE = Exchange(
     cupy_namespace, by_dlpack(_cupy), lambda tensor: _cupy().from_dlpack(tensor.resolve_conj().detach())
 )
 
@@ -102,7 +102,10 @@ def _cupy_stream() -> AbstractContextManager[Any]:
 
 @contextmanager
 def cudnn_settings(tf32: bool, stream: Callable[[], AbstractContextManager[Any]] = _cupy_stream) -> Iterator[None]:
-    """Set what the names of these backends promise; afterwards all is as it was before."""
+    """Set what the names of these backends promise; afterwards all is as it was before.
+
+    Where memory does not suffice a :class:`MemoryError` is raised, as by other libraries.
+    """
     import torch
 
     with ExitStack() as held:
@@ -111,7 +114,10 @@ def cudnn_settings(tf32: bool, stream: Callable[[], AbstractContextManager[Any]]
             torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32)
         )
         held.enter_context(stream())
-        yield
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:  # a RuntimeError
+            raise MemoryError(one_line(error)) from None
 
 
 #: Of Winograd's F(4, 3) along each of two axes, with the usual points 0, ±1, ±2 (see convbench.algorithms.winograd).
@@ -157,11 +163,11 @@ def torch_cuda(name: str, summary: str, tf32: bool) -> CudaFunctionBackend:
 
     def conv(spec: ConvSpec, first: Array, second: Any, bias: Array | None) -> Array:
         with cudnn_settings(tf32):
-            return torch_conv(spec, first, second, bias, pad_first=not pads_itself(spec), exchange=ON_DEVICE)
+            return torch_conv(spec, first, second, bias, pad_first=not pads_itself(spec), exchange=CUPY_EXCHANGE)
 
     def prepare(spec: ConvSpec, w: Array) -> Any:
         with cudnn_settings(tf32):
-            return as_weights(spec, w, ON_DEVICE)
+            return as_weights(spec, w, CUPY_EXCHANGE)
 
     return CudaFunctionBackend(
         name=name,

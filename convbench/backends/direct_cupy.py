@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convbench.backends._cuda import CudaBackend
-from convbench.cuda.direct import direct, native, why_not
+from convbench.cuda.direct import VARIANTS, direct, native, why_not
 from convbench.cuda.forward import C_TYPES
 from convbench.geometry import BOUNDARIES
 from convbench.ops import front_doors
@@ -14,6 +14,7 @@ BACKEND = CudaBackend(
     name="direct-cupy",
     summary="tiles in shared memory, sums in registers",
     algorithm=direct,
+    variants=VARIANTS,
     native=native,
     limits=Limits(dtypes=tuple(C_TYPES), ops=OPS, boundaries=BOUNDARIES, layouts=LAYOUTS, tile=True, also=why_not),
 )

@@ -10,7 +10,7 @@ from convbench.algorithms.lowering import Lowering
 from convbench.arrays import Namespace
 from convbench.backends._cuda import CudaBackend, needs
 from convbench.bounds import ErrorBound
-from convbench.cuda.fft import CudaFFT, whole_tiles, why_not
+from convbench.cuda.fft import VARIANTS, CudaFFT, whole_tiles, why_not
 from convbench.ops import front_doors
 from convbench.refusals import FLOATS_AND_COMPLEX, WHOLE_FAMILY
 from convbench.spec import ConvSpec
@@ -30,6 +30,7 @@ BACKEND = CudaBackend(
     name="fft-cupy",
     summary="whole-image FFT by cuFFT, products by cuBLAS or a kernel",
     algorithm=_algorithm,
+    variants=VARIANTS,
     bound=_bound,
     device_problem=needs("cufft", "cublas"),
     limits=replace(

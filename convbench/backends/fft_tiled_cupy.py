@@ -10,7 +10,7 @@ from convbench.algorithms.lowering import Lowering
 from convbench.arrays import Namespace
 from convbench.backends._cuda import CudaBackend, needs
 from convbench.bounds import ErrorBound
-from convbench.cuda.fft import CudaFFT, cheapest_tiles, overlap, reach, why_not
+from convbench.cuda.fft import VARIANTS, CudaFFT, cheapest_tiles, overlap, reach, why_not
 from convbench.ops import front_doors
 from convbench.refusals import FLOATS_AND_COMPLEX, WHOLE_FAMILY
 from convbench.spec import ConvSpec
@@ -32,6 +32,7 @@ BACKEND = CudaBackend(
     name="fft-tiled-cupy",
     summary="overlap-save FFT by cuFFT, products by cuBLAS or a kernel",
     algorithm=_algorithm,
+    variants=VARIANTS,
     bound=_bound,
     device_problem=needs("cufft", "cublas"),
     limits=replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convbench.backends._cuda import CudaBackend
 from convbench.cuda.forward import C_TYPES
-from convbench.cuda.implicit_gemm import native, planned, why_not
+from convbench.cuda.implicit_gemm import VARIANTS, native, planned, why_not
 from convbench.geometry import BOUNDARIES
 from convbench.ops import front_doors
 from convbench.refusals import Limits
@@ -14,6 +14,7 @@ BACKEND = CudaBackend(
     name="im2col-cupy",
     summary="implicit GEMM by register tiles",
     algorithm=planned,
+    variants=VARIANTS,
     native=native,
     limits=Limits(dtypes=tuple(C_TYPES), ops=OPS, boundaries=BOUNDARIES, layouts=LAYOUTS, tile=True, also=why_not),
 )

@@ -184,6 +184,36 @@ class Suite:
     budget_s: float = DEFAULT_BUDGET_S
     time_limit_s: float | None = None
 
+    def at(self, *, batch: int | None = None, dtype: str | None = None) -> Suite:
+        """Return the suite with all its cases at another batch size, or in another dtype; None leaves it as it is.
+
+        Raises
+        ------
+        SpecError
+            For a case that cannot be so, and for one that another case becomes too.
+
+        Examples
+        --------
+        >>> suite = Suite("mine", "Two layers", (Case.parse("i8x8 k3"), Case.parse("i8x8 k5")))
+        >>> at_16 = suite.at(batch=16, dtype="float16")
+        >>> at_16.name, at_16.title, str(at_16.cases[0])
+        ('mine-batch16-float16', 'mine at batch 16 in float16', 'n16 c1 o1 i8x8 k3 f16')
+        """
+        changes = {key: value for key, value in (("batch", batch), ("dtype", dtype)) if value is not None}
+        if not changes:
+            return self
+        how = " ".join([f"at batch {batch}"] * (batch is not None) + [f"in {dtype}"] * (dtype is not None))
+        became: dict[Case, Case] = {}
+        for case in self.cases:
+            try:
+                changed = replace(case, spec=case.spec.replace(**changes))
+            except SpecError as error:
+                raise SpecError(f"suite {self.name}", str(case), f"cannot be {how}: {error}") from None
+            if became.setdefault(changed, case) is not case:
+                raise SpecError(f"suite {self.name}", str(case), f"is the same as '{became[changed]}' {how}")
+        name = self.name + f"-batch{batch}" * (batch is not None) + f"-{dtype}" * (dtype is not None)
+        return replace(self, name=name, title=f"{self.name} {how}", cases=tuple(became))
+
 
 def list_suites() -> dict[str, Path]:
     """Return the built-in suites, name → file.

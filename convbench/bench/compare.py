@@ -25,6 +25,7 @@ from convbench.bench.record import plain
 from convbench.bench.standings import best_of
 from convbench.bench.summaries import summarise
 from convbench.bench.sweeps import split_tokens
+from convbench.cuda.nvidia_smi import gpu_at
 from convbench.errors import SpecError
 
 if TYPE_CHECKING:
@@ -518,6 +519,34 @@ def _machine_notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Itera
     if names and all(libraries):
         versions = (f"{name} {libraries[0].get(name) or 'none'} → {libraries[1].get(name) or 'none'}" for name in names)
         yield f"libraries: {', '.join(versions)}"
+    yield from _gpu_notes(before, after)
     for key in ("git_revision", "thread_pool_problems"):
         if before and after and before.get(key) != after.get(key):
             yield f"{key.replace('_', ' ')}: {before.get(key) or 'none'} → {after.get(key) or 'none'}"
+
+
+#: Keys of ``environment["cuda"]`` on which times depend, and what a note calls them.
+_CUDA = {
+    "device": "GPU",
+    "compute_capability": "compute capability",
+    "driver_cuda": "the driver's CUDA",
+    "runtime_cuda": "CUDA runtime",
+    "nvrtc": "NVRTC",
+    "cufft": "cuFFT",
+    "cupy": "CuPy",
+}
+
+
+def _gpu_notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
+    """Say what differs of the GPU and of CUDA, where both runs had one."""
+    sides = [environment.get("cuda") or {} for environment in (before, after)]
+    if not all(sides):
+        return
+    facts = [{text: side.get(key) for key, text in _CUDA.items()} for side in sides]
+    for known, environment, side in zip(facts, (before, after), sides, strict=True):
+        gpu = gpu_at(side.get("bus_id"), environment.get("gpus") or [])
+        known["driver"] = None if gpu is None else gpu.get("driver")
+    was, now = facts
+    changed = [f"{name} {was[name] or 'unknown'} → {now[name] or 'unknown'}" for name in was if was[name] != now[name]]
+    if changed:
+        yield f"GPU and CUDA: {', '.join(changed)}"

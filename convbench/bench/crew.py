@@ -19,7 +19,8 @@ class Crew:
     """One worker at a time, started when there is something to ask.
 
     A worker that somebody else killed (the system, for want of memory; a person) is replaced and asked again. A backend
-    whose import ends the worker is dead to the run, and the next worker does without it.
+    whose import ends the worker is dead to the run, and the next worker does without it. One that has lost its GPU is
+    replaced too: only another process gets it back.
 
     Parameters
     ----------

@@ -7,17 +7,17 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from convbench.cuda.device import cuda_version
 from convbench.cuda.nvidia_smi import describe_gpus
+from convbench.revision import git_revision, output_of, utc_now
 from convbench.threads import available, pool_sizes
 
 __all__ = [
@@ -25,11 +25,9 @@ __all__ = [
     "command_line",
     "cuda_facts",
     "describe",
-    "git_revision",
     "memory_bytes",
     "thread_note",
     "thread_pools",
-    "utc_now",
 ]
 
 _DISTRIBUTIONS = (
@@ -41,11 +39,6 @@ _FEATURES = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512_vnni", "avx512_bf16",
     "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "sve", "sve2", "bf16", "i8mm",
 )  # fmt: skip
-
-
-def utc_now() -> datetime:
-    """Return the time now, with its zone."""
-    return datetime.now(UTC)
 
 
 @contextmanager
@@ -127,24 +120,6 @@ def _clock() -> dict[str, Any]:
     return {"name": "perf_counter", "implementation": clock.implementation, "resolution_s": clock.resolution}
 
 
-def git_revision() -> str | None:
-    """Return the commit of the checkout that convbench is imported from, ``+changes`` if files differ from it."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    revision = _output(["git", "-C", str(folder), "rev-parse", "HEAD"])
-    changes = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
-    return revision and revision + ("+changes" if changes else "")
-
-
-def _output(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
 def _read(path: str) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
@@ -159,7 +134,7 @@ def _cpu() -> dict[str, Any]:
         if colon:
             info.setdefault(key.strip(), value.strip())
     flags = set((info.get("flags") or info.get("Features") or "").split())
-    model = info.get("model name") or _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor()
+    model = info.get("model name") or output_of(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor()
     return {
         "model": model or None,
         "family_model_stepping": [info.get(key) for key in ("cpu family", "model", "stepping")] if info else None,
@@ -225,8 +200,8 @@ def cuda_facts(cupy: Any) -> dict[str, Any]:
         "multiprocessors": lambda: int(device.attributes["MultiProcessorCount"]),
         "l2_bytes": lambda: int(device.attributes["L2CacheSize"]),
         "shared_bytes_per_block": lambda: int(device.attributes["MaxSharedMemoryPerBlockOptin"]),
-        "driver_cuda": lambda: _cuda_version(runtime.driverGetVersion()),
-        "runtime_cuda": lambda: _cuda_version(runtime.runtimeGetVersion()),
+        "driver_cuda": lambda: cuda_version(runtime.driverGetVersion()),
+        "runtime_cuda": lambda: cuda_version(runtime.runtimeGetVersion()),
         "nvrtc": lambda: "{}.{}".format(*cupy.cuda.nvrtc.getVersion()),
         "cufft": lambda: str(cupy.cuda.cufft.getVersion()),
         "cupy": lambda: str(cupy.__version__),
@@ -239,15 +214,6 @@ def _or_none(ask: Callable[[], Any]) -> Any:
         return ask()
     except Exception:  # a name that this CuPy has not, a library that is missing
         return None
-
-
-def _cuda_version(number: int) -> str:
-    """Read CUDA's way of writing a version.
-
-    >>> _cuda_version(13020)
-    '13.2'
-    """
-    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _libraries() -> dict[str, str | None]:

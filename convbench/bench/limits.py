@@ -2,7 +2,8 @@
 
 They are the two roofs of the roofline model (Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009). Multiply–adds
 between registers (:mod:`convbench.jit.peak`) are what no algorithm exceeds; a matrix product, measured beside them, is
-what libraries make of that, and the roof where there is no compiler.
+what libraries make of that, and the roof where there is no compiler. Of a GPU the roofs are its matrix product and its
+copy, by its own clock.
 """
 
 from __future__ import annotations
@@ -19,9 +20,20 @@ from typing import Any
 import numpy as np
 
 from convbench.bench.environment import cache_bytes, memory_bytes
+from convbench.bench.places import OnDevice
+from convbench.cuda.timing import EventStopwatch
 from convbench.threads import blas_threads, parallel, pool_sizes, resolve, shares
 
-__all__ = ["ROOFS", "attainable_s", "last_level_bytes", "measure_limits", "peak_rate", "roof_name"]
+__all__ = [
+    "ROOFS",
+    "attainable_s",
+    "last_level_bytes",
+    "limits_of",
+    "measure_gpu_limits",
+    "measure_limits",
+    "peak_rate",
+    "roof_name",
+]
 
 #: What sums are formed in → the dtype of the multiply–adds that bound its rate.
 ROOFS = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
@@ -34,6 +46,10 @@ _VISITS = 8  # times that everything is gone through, if there is time
 _LEAST_VISITS = 3
 _LEAST_COPY_BYTES, _MOST_COPY_BYTES = 2**26, 2**30  # of one array
 _PIECES = 4  # that a thread copies, so that one disturbed thread does not hold up all
+#: On a GPU a product needs many blocks, a copy much more than the L2; a lap is of so many calls.
+_GPU_GEMM_SIZES = (1024, 2048, 4096)
+_GPU_COPY_BYTES = 2**28
+_GPU_CALLS = 4
 _CPUS = Path("/sys/devices/system/cpu")
 
 Call = Callable[[], object]
@@ -238,7 +254,77 @@ def last_level_bytes(cpus: Path = _CPUS) -> int | None:
     return sum(size for (level, _), size in caches.items() if level == last) or None
 
 
+# -- measuring a GPU ------------------------------------------------------------------------------
+
+
+def measure_gpu_limits(place: OnDevice, seconds: float = 1.0) -> dict[str, Any]:
+    """Measure the best rates of GEMM and copy that a GPU shows just now, by its events.
+
+    Parameters
+    ----------
+    place : OnDevice
+    seconds : float
+        About how long it takes, without the making of operands.
+
+    Returns
+    -------
+    dict
+        As :func:`measure_limits` has them: ``gemm_flop_per_s`` and ``gemm_median_flop_per_s`` of the array library's
+        ``matmul`` (cuBLAS; float32 without TF32, unless CUPY_TF32 is set), ``gemm_by`` (size → of the best),
+        ``copy_bytes_per_s``, ``copy_median_bytes_per_s`` and ``copy_array_bytes``.
+    """
+    xp = place.ns.xp
+    products = {dtype: _gpu_products(place, dtype, seconds) for dtype in _MEASURED}
+    source, target = (xp.ones(_GPU_COPY_BYTES, dtype=xp.uint8) for _ in range(2))
+    copy = _Timed(partial(xp.copyto, target, source), 2 * _GPU_COPY_BYTES)
+    every = [*(timed for sizes in products.values() for timed in sizes.values()), copy]
+    watches = [place.stopwatch("hot") for _ in every]
+    until, visits = place.device.now() + seconds, 0
+    while visits < _LEAST_VISITS or place.device.now() < until:
+        for timed, watch in zip(every, watches, strict=True):
+            timed.samples_s.append(_lap_s(watch, timed.call, _GPU_CALLS))
+        visits += 1
+    best = {dtype: max(timed, key=lambda size: timed[size].best) for dtype, timed in products.items()}
+    return {
+        "gemm_flop_per_s": {dtype: products[dtype][size].best for dtype, size in best.items()},
+        "gemm_median_flop_per_s": {dtype: products[dtype][size].median for dtype, size in best.items()},
+        "gemm_by": {dtype: f"matmul, {size}" for dtype, size in best.items()},
+        "copy_bytes_per_s": copy.best,
+        "copy_median_bytes_per_s": copy.median,
+        "copy_array_bytes": _GPU_COPY_BYTES,
+    }
+
+
+def _gpu_products(place: OnDevice, dtype: str, seconds: float) -> dict[int, _Timed]:
+    """Return products of ever larger matrices, warmed up, as long as there is time for the next size."""
+    sizes = {}
+    for size in _GPU_GEMM_SIZES:
+        numbers = np.random.default_rng(size).standard_normal(2**16).astype(dtype)  # repeated: quickly made
+        a, b = (place.ns.from_host(np.resize(numbers, (size, size))) for _ in range(2))
+        call = partial(place.ns.xp.matmul, a, b, out=place.ns.xp.empty((size, size), dtype=dtype))
+        sizes[size] = _Timed(call, 2 * size**3)
+        call()  # the first one has libraries to load
+        if 8 * _lap_s(place.stopwatch("hot"), call, 1) > seconds / 20:  # twice the size is eight times the work
+            break
+    return sizes
+
+
+def _lap_s(watch: EventStopwatch, call: Call, calls: int) -> float:
+    """Return the seconds of one call."""
+    return max(watch.lap(call, calls).seconds / calls, 1e-9)
+
+
 # -- judging --------------------------------------------------------------------------------------
+
+
+def limits_of(device: str | None, limits: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the limits of one device among those of a run: the CPU's, which it has itself, or the GPU's under "cuda".
+
+    >>> limits_of("cuda", {"copy_bytes_per_s": 2e10, "cuda": {"copy_bytes_per_s": 4e12}})
+    {'copy_bytes_per_s': 4000000000000.0}
+    """
+    known = limits or {}
+    return known if device in ("cpu", "", None) else known.get(str(device)) or {}
 
 
 def peak_rate(dtype: str, limits: Mapping[str, Any] | None) -> float:
@@ -270,20 +356,21 @@ def attainable_s(
     share of the limit that the call reaches, and the height of a point in the roofline plot over that of the roof.
 
     It is no bound. The share exceeds 1 where operands stay in a cache, which is faster than the copy through memory;
-    where a plan counts more work than it does; and where a kernel beats BLAS, if only matrix products were measured. It
+    where a plan counts more work than it does; and where a kernel beats BLAS, if only matrix products were measured: on
+    a GPU so does whatever multiplies on tensor cores. It
     judges the algorithm's own work: one that does four times too much at full speed has a share of 1.
 
     Parameters
     ----------
     flops, bytes_min : float or None
-        Work really done (``flops_executed``); least traffic. On the CPU: the limits say nothing of other devices.
+        Work really done (``flops_executed``); least traffic.
     dtype : str
         What sums are formed in: ``accumulate_dtype`` of a record, not the dtype of its spec. Half precision is summed
         in float32 and narrow integers are summed in float32 or float64, and these bound their rates. Wide integers and
         complex numbers have no limit here: no rate of the former is measured, and plans count the latter's work in
         two ways (a complex multiply–add is 2 operations to those that multiply directly and 8 to those that transform).
     limits : mapping or None
-        From :func:`measure_limits`.
+        From :func:`measure_limits` or :func:`measure_gpu_limits`, for the device of the call (:func:`limits_of`).
 
     Returns
     -------

@@ -39,7 +39,7 @@ class Options:
         False: every pair is verified by one call, its error recorded, and nothing is timed; there are no passes.
     mode : str
         "hot": every call has the same operands. "cold": calls take turns among so many sets of operands that each
-        finds its own outside the last-level cache.
+        finds its own outside the last-level cache; on a GPU the L2 cache is overwritten before each call.
     twins : int
         Of each case, so many of the quickest backends are visited twice in each pass, as if they were two: how
         often the two are told apart is how often this machine would name a false winner.

@@ -24,7 +24,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from convbench.bench.service import Service, Setup
+from convbench.bench.service import DeviceFault, Service, Setup
 from convbench.errors import ConvbenchError, MissingDependency, SpecError
 from convbench.refusals import human_bytes
 
@@ -55,6 +55,11 @@ class Lost(Exception):
         self.status, self.reason, self.killed = status, reason, killed
 
 
+def _lost(fault: DeviceFault) -> Lost:
+    """A worker without a GPU is as good as dead."""
+    return Lost("crashed", str(fault))
+
+
 class Local:
     """Stands for a worker where there is to be none: does everything here, and nothing is watched."""
 
@@ -62,8 +67,11 @@ class Local:
         self._service = Service(setup, lambda stage, patience_s: None)
 
     def ask(self, request: str, *arguments: Any) -> Any:
-        """Call a method of :class:`Service`."""
-        return getattr(self._service, request)(*arguments)
+        """Call a method of :class:`Service`; raises :class:`Lost` for a GPU that is lost, which only processes mend."""
+        try:
+            return getattr(self._service, request)(*arguments)
+        except DeviceFault as fault:
+            raise _lost(fault) from None
 
     def close(self) -> None:
         """Let go of everything."""
@@ -128,7 +136,7 @@ class Process:
         Raises
         ------
         Lost
-            If the worker died, hung or outgrew its memory.
+            If the worker died, hung, outgrew its memory or has lost its GPU.
         ConvbenchError
             As the method does.
         """
@@ -137,6 +145,8 @@ class Process:
             kind, content = self._next()
             if kind == "stage":
                 self._begin_stage(*content)
+            elif kind == "fault":
+                raise _lost(content)
             elif kind == "raised":
                 raise content
             else:
@@ -262,6 +272,8 @@ def serve(descriptor: int) -> None:
             request, arguments = pickle.loads(pipe.recv_bytes())
             try:
                 answer = getattr(service, request)(*arguments)
+            except DeviceFault as fault:
+                tell("fault", fault)
             except ConvbenchError as error:
                 tell("raised", error)
             except Exception:

@@ -27,6 +27,7 @@ __all__ = [
     "RECORDS_FILE",
     "STATUSES",
     "TRANSFERS_APART",
+    "TRANSFERS_INCLUDED",
     "Record",
     "Records",
     "append",
@@ -46,11 +47,14 @@ ENVIRONMENT_FILE = "environment.json"
 #: Why a pair was skipped that a run had no time for.
 TIME_SPENT = "the run's time was spent before this pair's turn"
 
-#: Beside every time of a call on a GPU.
+#: What a table with times of a GPU says of them.
 TRANSFERS_APART = "device: times are of the GPU alone; sending operands there and the result back is told apart"
 
-#: The same where :func:`with_transfers` has added them.
-TRANSFERS_INCLUDED = "device: times are of the GPU, and of sending operands there and the result back for each call"
+#: A caveat of each where :func:`with_transfers` has added them.
+TRANSFERS_INCLUDED = (
+    "device: times are of the GPU, and of sending operands there and the result back for each call; weights that are "
+    "prepared are sent once, which counts with preparing them"
+)
 
 #: status → does it make a command exit non-zero?
 STATUSES = {
@@ -93,7 +97,10 @@ class Record:
         From verification: its first call, and what a call is expected to take; the latter of a pair that was skipped
         for that, too.
     transfer_s : float
-        All operands to a device and the result back: not in ``samples_s``; see :func:`with_transfers`.
+        What a call needs of operands to a device and the result back, not in ``samples_s``; see
+        :func:`with_transfers`. Without the weights where the plan prepares them.
+    prepare_transfer_s : float
+        The weights to a device, where the plan prepares them: once, as ``prepare_s``, of which it is no part.
     launch_s : float
         What a call on a device takes the host, the least that was seen: work is queued, and goes on by itself.
     sm_clock_mhz : float
@@ -126,7 +133,8 @@ class Record:
         What the layer belongs to, such as a network; "" for nothing.
     seed : int
     mode : str
-        "hot": every call has the same operands; "cold": each has others, beyond the last-level cache together.
+        "hot": every call has the same operands; "cold": each has others, beyond the last-level cache together; on a
+        GPU its L2 cache is overwritten before each.
     twin : bool
         A second visit to the pair as if it were another backend: what differs between twins is noise.
     time : str
@@ -152,6 +160,7 @@ class Record:
     plan_s: float | None = None
     prepare_s: float | None = None
     transfer_s: float | None = None
+    prepare_transfer_s: float | None = None
     launch_s: float | None = None
     sm_clock_mhz: float | None = None
     first_call_s: float | None = None
@@ -311,14 +320,17 @@ def plain(value: Any) -> Any:
 def with_transfers(record: Record) -> Record:
     """Return the record as if every call sent its operands to the device and fetched its result.
 
-    That is how a caller sees it whose data are in main memory before and after each call. It is a matter of what is
-    compared, not of how it was measured: on a backend of the CPU nothing changes.
+    Prepared weights are sent when they are prepared: ``prepare_s`` grows by what that takes. That is how a caller sees
+    it whose data are in main memory before and after each call. It is a matter of what is compared, not of how it was
+    measured: on a backend of the CPU nothing changes.
     """
     if not record.transfer_s:
         return record
     whole_s = [sample + record.transfer_s for sample in record.samples_s]
-    caveats = [caveat for caveat in record.caveats if caveat != TRANSFERS_APART]
-    return replace(record, samples_s=whole_s, caveats=[*caveats, TRANSFERS_INCLUDED])
+    prepare_s = record.prepare_s
+    if prepare_s is not None:
+        prepare_s += record.prepare_transfer_s or 0.0
+    return replace(record, samples_s=whole_s, prepare_s=prepare_s, caveats=[*record.caveats, TRANSFERS_INCLUDED])
 
 
 class Records(list[Record]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from convbench.bench.standings import best_of
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["duels", "geometric_mean"]
+__all__ = ["duels", "geometric_mean", "matching"]
 
 
 def duels(
@@ -41,15 +41,21 @@ def duels(
     """
     rows = [row for row in rows_of(table) if keep(row) and is_timed(row)]
     sides = {
-        kind: [row for row in rows if row["kind"] == kind and _named(str(row["backend"]), globs)]
+        kind: [row for row in rows if row["kind"] == kind and matching([str(row["backend"])], globs)]
         for kind, globs in (("own", own), ("rival", rivals))
     }
+    cases = by_case(rows)
     best = {kind: best_of(members) for kind, members in sides.items()}
     least = {
         kind: {case: _least_whole_s(of) for case, of in by_case(members).items()} for kind, members in sides.items()
     }
     found = [
-        _duel(mine, best["rival"][case], least["rival"][case] / least["own"][case])
+        _duel(
+            mine,
+            best["rival"][case],
+            least["rival"][case] / least["own"][case],
+            _least_attainable_s(cases[case], mine["device"]),
+        )
         for case, mine in best["own"].items()
         if case in best["rival"]
     ]
@@ -64,8 +70,9 @@ def geometric_mean(found: DataFrame) -> float:
     return math.exp(logs / sum(row["weight"] for row in rows))
 
 
-def _named(name: str, globs: str) -> bool:
-    return any(fnmatchcase(name, glob.strip()) for glob in globs.split(","))
+def matching(names: Iterable[str], globs: str) -> list[str]:
+    """Return the names that one of several globs matches, which are joined by commas."""
+    return [name for name in names if any(fnmatchcase(name, glob.strip()) for glob in globs.split(","))]
 
 
 def _least_whole_s(rows: Rows) -> float:
@@ -73,9 +80,14 @@ def _least_whole_s(rows: Rows) -> float:
     return min(float(row["prepare_s"]) + float(row["time_s"]) for row in rows)
 
 
-def _duel(mine: Row, theirs: Row, speed_with_prepare: float) -> Mapping[str, Any]:
+def _least_attainable_s(rows: Rows, device: Any) -> float:
+    """Return the least time that the limits of a device leave to the backends of a case that are there."""
+    times = (float(row["limit_share"]) * float(row["time_s"]) for row in rows if row["device"] == device)
+    return min((each for each in times if not math.isnan(each)), default=math.nan)
+
+
+def _duel(mine: Row, theirs: Row, speed_with_prepare: float, attainable_s: float) -> Mapping[str, Any]:
     ratio = row_ratio(theirs, mine)
-    attainable_s = math.nan if mine.get("device") == "cuda" else mine.get("attainable_s", math.nan)  # it is the CPU's
     return {
         **{name: mine[name] for name in ("case", "group", "weight", "threads")},
         "own": mine["backend"],

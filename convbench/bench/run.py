@@ -21,7 +21,7 @@ from typing import Any
 from convbench.backend import Backend
 from convbench.bench.cases import Case
 from convbench.bench.crew import Crew
-from convbench.bench.environment import command_line, utc_now
+from convbench.bench.environment import command_line
 from convbench.bench.families import Family, only_family
 from convbench.bench.options import Options
 from convbench.bench.predict import Known
@@ -41,6 +41,7 @@ from convbench.bench.service import Setup, fit_in_memory
 from convbench.bench.timing import MIN_SAMPLE_S, fair_share
 from convbench.bench.worker import LEAST_SAMPLES, SLOW_CALL_S, Effort, Limits, blank, known_of, now
 from convbench.errors import SpecError
+from convbench.revision import utc_now
 from convbench.threads import resolve
 
 __all__ = [

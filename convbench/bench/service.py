@@ -11,21 +11,27 @@ from convbench.backend import Backend
 from convbench.bench.cases import Case
 from convbench.bench.environment import describe, thread_pools
 from convbench.bench.families import only_family
-from convbench.bench.limits import last_level_bytes, measure_limits
+from convbench.bench.limits import last_level_bytes, measure_gpu_limits, measure_limits
+from convbench.bench.places import HOST, OnDevice, Place, place_of
 from convbench.bench.predict import Known
 from convbench.bench.record import Record
 from convbench.bench.state import State
 from convbench.bench.timing import heap_set_aside, tidy_heap
 from convbench.bench.worker import Effort, Evidence, Limits, Watch, sample, verify
-from convbench.errors import MissingDependency
+from convbench.errors import MissingDependency, one_line
 from convbench.registry import what_is_missing
 from convbench.threads import pool_sizes
 
-__all__ = ["Service", "Setup"]
+__all__ = ["DeviceFault", "Service", "Setup"]
 
+_LEAVING_S = 60.0  # that work may take which is still queued
 IMPORT_S = 120.0  # that importing a backend's libraries may take, on a cold disk
 _USUAL_CACHE_BYTES = 2**25  # of the last level, where the system does not say
 HELD_DATA_BYTES = 2**30  # of operands kept between visits
+
+
+class DeviceFault(Exception):
+    """A GPU does nothing more for this process: after an illegal access, say, all that CUDA is asked for fails."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,16 @@ class Service:
         return describe(self._setup.threads, self._problems)
 
     def limits(self) -> dict[str, Any]:
-        """Measure the machine's."""
-        return measure_limits(self._setup.threads)
+        """Measure the machine's, and under "cuda" those of its GPU if a backend has one."""
+        limits = measure_limits(self._setup.threads)
+        usable = (backend for backend in self._backends.values() if what_is_missing(backend) is None)
+        gpu = next((place for place in map(place_of, usable) if isinstance(place, OnDevice)), None)
+        if gpu is None:
+            return limits
+        try:
+            return limits | {"cuda": measure_gpu_limits(gpu)}
+        except Exception as error:  # such as a cuBLAS that is missing: it costs the figure, not the run
+            return limits | {"cuda": {"problem": one_line(error)}}
 
     def check_data(self, case: int) -> None:
         """Make a case's data, to find out now what would go wrong in mid-run, such as a file of the wrong size.
@@ -99,7 +113,12 @@ class Service:
             _ = self._data.evidence(self._setup.cases[case]).data
 
     def verify(self, case: int, backend: int, limits: Limits, known: Sequence[Known], last: bool) -> Record:
-        """Verify a pair; ``last``: of its case, so that the truth is not needed any more."""
+        """Verify a pair; ``last``: of its case, so that the truth is not needed any more.
+
+        Raises
+        ------
+        DeviceFault
+        """
         evidence = self._data.evidence(self._setup.cases[case])
         record = verify(
             evidence,
@@ -113,11 +132,17 @@ class Service:
         if last:
             evidence.let_go_of_truth()
         record.mode = self._setup.mode
+        self._leave_device(record, self._backends[backend])
         record.caveats += self._restore()
         return record
 
     def sample(self, case: int, backend: int, verified: Record, number: int, effort: Effort, limits: Limits) -> Record:
-        """Time a pair in a pass."""
+        """Time a pair in a pass.
+
+        Raises
+        ------
+        DeviceFault
+        """
         tidy_heap()
         evidence = self._data.evidence(self._setup.cases[case])
         record = sample(
@@ -132,8 +157,21 @@ class Service:
             watch=self._watch,
         )
         evidence.let_go_of_truth()
+        self._leave_device(record, self._backends[backend])
         record.caveats += self._restore()
         return record
+
+    def _leave_device(self, record: Record, backend: Backend) -> None:
+        """See that the GPU still works and has its memory free for the next pair; raise if it does not."""
+        place = _used_place(record, backend)
+        if isinstance(place, OnDevice):
+            self._watch("leaving the GPU", _LEAVING_S)
+            try:
+                place.device.synchronize()
+                place.device.release()
+            except Exception as error:  # whatever a library makes of CUDA's error
+                reason = record.reason or f"{type(error).__name__}: {one_line(error)}"
+                raise DeviceFault(f"the GPU does nothing more for its process: {reason}") from None
 
     def _restore(self) -> list[str]:
         """Put back what a backend has changed of the process, so that the next one finds it as it was; say what."""
@@ -148,6 +186,14 @@ class Service:
         """Let go of thread pools and data."""
         self._held.close()
         self._pools.close()
+
+
+def _used_place(record: Record, backend: Backend) -> Place:
+    """Return where a pair was worked on: nowhere on a GPU if the backend says, or shows, that it has none."""
+    if record.status != "unavailable":
+        with suppress(Exception):
+            return place_of(backend)
+    return HOST
 
 
 class _HeldData:

@@ -23,7 +23,7 @@ _CARRIED = (
     "workspace_declared_bytes", "workspace_measured_bytes", "prepared_declared_bytes", "prepared_measured_bytes",
     "prepare_peak_bytes", "flops_nominal", "flops_executed", "bytes_min", "weight", "group",
 )  # fmt: skip
-_MEDIANS = ("plan_s", "prepare_s", "transfer_s", "launch_s", "sm_clock_mhz", "cores_used")
+_MEDIANS = ("plan_s", "prepare_s", "transfer_s", "prepare_transfer_s", "launch_s", "sm_clock_mhz", "cores_used")
 _SPEC_FIELDS = (
     "op", "batch", "in_channels", "out_channels", "input_size", "kernel_size", "stride", "dilation", "groups", "dtype",
 )  # fmt: skip

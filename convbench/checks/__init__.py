@@ -57,7 +57,7 @@ def check_backend(backend: Backend | str, *, specs: int | Sequence[ConvSpec] = 6
 
     Examples
     --------
-    >>> results = check_backend("im2col", specs=1)
+    >>> results = check_backend("im2col", specs=[ConvSpec.parse("n2 c2 o3 i7x6 k3x2 p1")])
     >>> [result.message for result in results if result.status == "failed"]
     []
     """

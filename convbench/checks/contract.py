@@ -110,22 +110,27 @@ def any_strides_will_do(subject: Subject) -> None:
         raise Refusal("its arrays have no strides")
     case = subject.case()
     for name, arrange in _ARRANGEMENTS.items():
-        first, second, bias = (None if a is None else _read_only(arrange(a)[1]) for a in case.operands)
-        assert first is not None
-        y = subject.call(first, second_operand(subject.plan(), subject.send(second)), bias)
-        subject.judge(case.truth, y, f"{name}, read-only operands")
+        sent = [None if a is None else subject.send_within(*_read_only(*arrange(a))) for a in case.operands]
+        first, second, bias = (None if pair is None else pair[1] for pair in sent)
+        y = subject.plan()(first, second_operand(subject.plan(), second), bias)
+        subject.judge(case.truth, subject.fetch(y), f"{name}, read-only operands")
 
 
-def _read_only(array: Array) -> Array:
-    array.flags.writeable = False
-    return array
+def _read_only(base: Array, view: Array) -> tuple[Array, Array]:
+    base.flags.writeable = view.flags.writeable = False
+    return base, view
 
 
-def runs_repeat_bit_for_bit(subject: Subject) -> None:
-    """The same plan, weights and data give the same bytes."""
-    first = subject.run_case()
+def runs_repeat_bit_for_bit(subject: Subject) -> str | None:
+    """The same plan, weights and data give the same bytes; a rival's library on a GPU may add up in any order."""
+    first, remark = subject.run_case(), None
     for _ in range(2):
-        require_equal(subject.run_case(), first, "the same call again")
+        again = subject.run_case()
+        if subject.backend.kind == "rival" and subject.backend.device == "cuda" and not np.array_equal(again, first):
+            remark = "does not repeat: " + subject.judge(subject.case().truth, again, "the same call again")
+            continue
+        require_equal(again, first, "the same call again")
+    return remark
 
 
 def two_threads_may_call_one_plan(subject: Subject) -> None:
@@ -251,7 +256,8 @@ def _malformed(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "out of another shape", lambda: plan(first, case.second, bias, too_large)
     yield f"out of {wrong_type}", lambda: plan(first, case.second, bias, ones(spec.result_shape, wrong_type))
     if subject.on_host:
-        read_only = _read_only(np.ones(spec.result_shape, spec.result_dtype))
+        read_only = np.ones(spec.result_shape, spec.result_dtype)
+        read_only.flags.writeable = False
         yield "a read-only out", lambda: plan(first, case.second, bias, read_only)
     if names[1] == "g":
         yield "weights to prepare for the weight gradient", lambda: plan.prepare(ones(spec.weight_shape))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -17,7 +18,10 @@ from convbench.commands.parameters import (
     chosen_backends,
     pooling_family,
 )
+from convbench.cuda.kernel import Kernel
+from convbench.cuda.launch import launched_kernels
 from convbench.cuda.ledger import LEAST_SPECS, LEDGER, record, standing, writable
+from convbench.cuda.variants import check_variants
 from convbench.errors import BackendUnavailable, SpecError, UnknownBackend, one_line
 from convbench.report.screen import Screen
 from convbench.report.text import Column, Grid, Row, human_seconds
@@ -26,6 +30,22 @@ if TYPE_CHECKING:
     from convbench.backend import Backend
 
 __all__ = ["check"]
+
+
+class Checked(NamedTuple):
+    """What came of one backend.
+
+    Attributes
+    ----------
+    results : sequence of CheckResult
+    elapsed_s : float
+    launched : frozenset of Kernel
+        Of its own kernels, those that ran.
+    """
+
+    results: Sequence[Any]
+    elapsed_s: float
+    launched: frozenset[Kernel] = frozenset()
 
 
 @click.command(epilog=EXIT_CODES)
@@ -70,10 +90,10 @@ def check(
             screen.row(grid, Row((name,), sentence=f"unavailable: {present[name]}", style="dim"))
         else:
             with screen.busy(f"checking {name}"):
-                results, elapsed_s = next(runs)
-            failed += _show_checked(screen, grid, name, results, elapsed_s)
+                checked = next(runs)
+            failed += _show_checked(screen, grid, name, checked.results, checked.elapsed_s)
             if target is not None:
-                _enter(screen, name, results, specs, seed, target)
+                _enter(screen, name, checked, specs, seed, target)
         stands = None if pooling else standing(family.get_backend(name), target or LEDGER)
         if stands is not None:
             screen.say(f"  {stands}", "dim")
@@ -123,19 +143,24 @@ def _require_any(missing: Mapping[str, str | None]) -> None:
         raise BackendUnavailable(f"--ledger: no backend of the GPU can run here, nothing was written: {reason}")
 
 
-def _enter(screen: Screen, name: str, results: Sequence[Any], specs: int, seed: int, path: Path) -> None:
+def _enter(screen: Screen, name: str, checked: Checked, specs: int, seed: int, path: Path) -> None:
     """Enter a backend into the ledger, or say why not; one at a time, so that an interruption loses none."""
-    problem = record(name, results, specs=specs, seed=seed, path=path)
+    problem = record(name, checked.results, checked.launched, specs=specs, seed=seed, path=path)
     if problem is None:
         screen.say(f"  entered into {path}")
     else:
         screen.say(f"  not entered into the ledger: {problem}", "red")
 
 
-def _checked(
-    names: Sequence[str], specs: int, seed: int, pooling: bool, jobs: int
-) -> Iterator[tuple[Sequence[Any], float]]:
-    """Check backends, in processes of their own if there are several jobs; results and times come in order."""
+def _checked(names: Sequence[str], specs: int, seed: int, pooling: bool, jobs: int) -> Iterator[Checked]:
+    """Check backends, in processes of their own if there are several jobs; results and times come in order.
+
+    Several of which one is a GPU's have a process each: an illegal access costs a process all further use of the GPU.
+    """
+    family = pooling_family() if pooling else Convolution()
+    if len(names) > 1 and any(family.get_backend(name).device == "cuda" for name in names):
+        yield from _each_apart(names, specs, seed, pooling, jobs)
+        return
     if min(jobs, len(names)) <= 1:
         yield from (_check_one(name, specs, seed, pooling) for name in names)
         return
@@ -146,7 +171,30 @@ def _checked(
         yield from (run.result() for run in [pool.submit(_check_alone, name, specs, seed, pooling) for name in names])
 
 
-def _check_alone(name: str, specs: int, seed: int, pooling: bool) -> tuple[Sequence[Any], float]:
+def _each_apart(names: Sequence[str], specs: int, seed: int, pooling: bool, jobs: int) -> Iterator[Checked]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    check = _check_one if jobs == 1 else _check_alone
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda name: _apart(check, name, specs, seed, pooling), names)
+
+
+def _apart(check: Callable[[str, int, int, bool], Checked], name: str, specs: int, seed: int, pooling: bool) -> Checked:
+    """Check a backend in a process that does nothing else; if the process dies, that is a failure of this backend."""
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    from convbench.checks import CheckResult
+
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        try:
+            return process.submit(check, name, specs, seed, pooling).result()
+        except BrokenProcessPool:
+            return Checked([CheckResult("battery", None, "failed", f"{name}: its process died")], math.nan)
+
+
+def _check_alone(name: str, specs: int, seed: int, pooling: bool) -> Checked:
     """Check a backend in one process of several, where the oracle's products do with one thread."""
     from convbench.threads import blas_threads
 
@@ -154,12 +202,14 @@ def _check_alone(name: str, specs: int, seed: int, pooling: bool) -> tuple[Seque
         return _check_one(name, specs, seed, pooling)
 
 
-def _check_one(name: str, specs: int, seed: int, pooling: bool) -> tuple[Sequence[Any], float]:
-    """Put a backend through the battery; return the results and how long it took."""
+def _check_one(name: str, specs: int, seed: int, pooling: bool) -> Checked:
+    """Put a backend through the battery, and all its kernels if it has any."""
     from time import perf_counter
 
     family, began = pooling_family() if pooling else Convolution(), perf_counter()
-    return family.check(name, specs=specs, seed=seed), perf_counter() - began
+    with launched_kernels() as launched:
+        results = [*family.check(name, specs=specs, seed=seed), *check_variants(family.get_backend(name), seed)]
+    return Checked(results, perf_counter() - began, frozenset(launched))
 
 
 def _show_checked(

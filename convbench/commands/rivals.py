@@ -35,7 +35,7 @@ def rivals(folder: Path, own: str, against: str, pattern: str | None, transfers:
     occurs, and the worst case.
     """
     from convbench.bench.record import load_results
-    from convbench.bench.rivals import duels
+    from convbench.bench.rivals import duels, matching
     from convbench.report.figures import figures
     from convbench.report.rivals import LEGEND, conclusion, grid
 
@@ -45,6 +45,11 @@ def rivals(folder: Path, own: str, against: str, pattern: str | None, transfers:
         return wanted(replace(Case.parse(str(row["case"])), group=row["group"], weight=row["weight"]))
 
     table = figures(load_results(folder, transfers=transfers), None)
+    for option, globs, kind in (("--own", own, "own"), ("--against", against, "rival")):
+        names = list(dict.fromkeys(table["backend"][table["kind"] == kind]))
+        if not matching(names, globs):
+            what = "own backend" if kind == "own" else "rival"
+            raise SpecError(option, globs, f"matches no {what} of the run ({', '.join(names) or 'it has none'})")
     found = duels(table, own, against, keep)
     if found.empty:
         rule = "has no case with a time of both an own backend and a rival that were asked for"

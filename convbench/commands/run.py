@@ -28,7 +28,9 @@ from convbench.commands.parameters import (
 )
 from convbench.commands.results import conclude, exit_code, removed_if_empty, require_tables
 from convbench.errors import SpecError
+from convbench.line import SHORT_DTYPES
 from convbench.report.screen import Screen
+from convbench.spec import DTYPES
 
 if TYPE_CHECKING:
     from convbench.bench.run import Options
@@ -40,6 +42,7 @@ _EXAMPLES = """\b
 Examples:
   convbench run                                   kernel sizes 3 to 101
   convbench run cnn-layers --threads 1            another suite, one thread
+  convbench run cnn-layers --batch 16 --dtype f16 the same layers on 16 images
   convbench run --spec "n1 c64 o64 i56x56 k3 p1 f32"          a layer of yours
   convbench run --spec "n1 c64 o64 i56x56 k{3,5,7} psame f32" a sweep
   convbench run --spec "c3 i600x800 k9 psame f32 x=@photo.png"
@@ -66,10 +69,14 @@ Cases: a line is a spec ('convbench explain --help') and its data.
 @click.option("-k", "pattern", metavar="FILTER",
               help="Only cases that have a token for each glob, and none for those after a '!': -k 'k3 w=* !f16'. A "
               "default counts as written; quotes hold blanks: -k \"group='ResNet 50'\".")  # fmt: skip
+@click.option("--batch", type=Count(), metavar="N", help="All cases at this batch size.")
+@click.option("--dtype", type=click.Choice([*SHORT_DTYPES, *DTYPES]), metavar="DTYPE",
+              help="All cases in this dtype, as a line writes it: f16.")  # fmt: skip
 @click.option("--backends", type=BACKEND, metavar="GLOB,...", help="Only these backends; default: all.")
 @click.option("--threads", type=Count(), metavar="N", help="Default: every core.")
 @click.option("--mode", type=click.Choice(["hot", "cold"]), default="hot", show_default=True,
-              help="hot: every call has the same operands; cold: each has others, not in a cache.")  # fmt: skip
+              help="hot: every call has the same operands; cold: each has others, not in a cache; on a GPU its L2 is "
+              "overwritten first.")  # fmt: skip
 @click.option("--passes", type=Count(), default=6, show_default=True, metavar="N",
               help="Fresh processes, each of which goes once through all pairs.")  # fmt: skip
 @click.option("--twins", type=Count(0), default=1, show_default=True, metavar="N",
@@ -98,6 +105,8 @@ def run(
     suites: tuple[str, ...],
     lines: tuple[str, ...],
     pattern: str | None,
+    batch: int | None,
+    dtype: str | None,
     backends: str | None,
     threads: int | None,
     mode: str,
@@ -133,6 +142,7 @@ def run(
     if accuracy:
         _refuse("accuracy", ("passes", "baseline", "mode", "twins"), "says how to time, and --accuracy times nothing")
     chosen = _chosen_suites(suites, lines, default="accuracy" if accuracy else "kernel-size")
+    chosen = [suite.at(batch=batch, dtype=dtype and SHORT_DTYPES.get(dtype, dtype)) for suite in chosen]
     if accuracy:
         chosen = [replace(suite, cases=_with_range(suite.cases), tables=()) for suite in chosen]
     cases = _chosen_cases(chosen, pattern)

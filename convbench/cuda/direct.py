@@ -12,11 +12,18 @@ from __future__ import annotations
 
 from convbench.arrays import Namespace
 from convbench.backend import Algorithm, forward_and_shared
-from convbench.cuda import direct_lines, direct_planes, direct_tiles, direct_weights
+from convbench.cuda import direct_lines, direct_naive, direct_planes, direct_tiles, direct_weights
 from convbench.cuda.direct_naive import DirectNaive, why_not
 from convbench.spec import ConvSpec
 
-__all__ = ["direct", "native", "why_not"]
+__all__ = ["VARIANTS", "direct", "native", "why_not"]
+
+#: Cases that launch each kernel of all of them.
+VARIANTS = tuple(
+    variant
+    for module in (direct_tiles, direct_lines, direct_planes, direct_naive, direct_weights)
+    for variant in module.VARIANTS
+)
 
 
 def native(spec: ConvSpec) -> bool:

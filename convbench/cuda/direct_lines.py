@@ -21,9 +21,10 @@ from convbench.cuda.tiles import (
     packed_weights,
     threads_along,
 )
+from convbench.cuda.variants import Variant, with_shared_bytes
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["KERNELS", "DirectLines", "suits", "tile_of"]
+__all__ = ["KERNELS", "VARIANTS", "DirectLines", "suits", "tile_of"]
 
 _THREADS = 128
 _MOST_TAPS = 1024  # staged at a time
@@ -121,3 +122,15 @@ class DirectLines(Forward):
 
     def _launch(self, x: Array, weights: Any, bias: Array | None, y: Array, conv: Any) -> None:
         self._kernel(self._grid, (x, weights, bias, y, conv, self._tile))
+
+
+#: Cases that launch each of them.
+VARIANTS = tuple(
+    Variant(
+        (_kernel(dtype, shared_bytes),),
+        f"n70 c2 o2 g2 i60 k9 p4 bias=channel {dtype}",
+        with_shared_bytes(DirectLines, shared_bytes),
+    )
+    for dtype in C_TYPES
+    for shared_bytes in SHARED_BYTES
+)

@@ -9,10 +9,11 @@ from convbench.arrays import Array, Namespace
 from convbench.cuda.forward import C_TYPES, MOST_ALONG_Y, Forward
 from convbench.cuda.geometry import blocks
 from convbench.cuda.kernel import Kernel
+from convbench.cuda.variants import Variant
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
 
-__all__ = ["KERNELS", "DirectNaive", "why_not"]
+__all__ = ["KERNELS", "VARIANTS", "DirectNaive", "why_not"]
 
 _THREADS = 256
 _MOST = 2**31 - 2**20  # outputs of an image, and positions along an axis: tiles reach beyond the last
@@ -52,3 +53,10 @@ class DirectNaive(Forward):
 
     def _launch(self, x: Array, weights: Any, bias: Array | None, y: Array, conv: Any) -> None:
         self._kernel(self._grid, (x, weights, bias, y, conv))
+
+
+#: Cases that launch each of them.
+VARIANTS = tuple(
+    Variant((kernel,), f"n2 c4 o6 i9x8 k3x2 p1 g2 bias=channel {dtype}", DirectNaive)
+    for dtype, kernel in _BY_DTYPE.items()
+)

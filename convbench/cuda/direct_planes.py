@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -23,9 +23,10 @@ from convbench.cuda.tiles import (
     threads_along,
     windows,
 )
+from convbench.cuda.variants import Variant, with_shared_bytes
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["KERNELS", "DirectPlanes", "Strip", "strip_and_tile", "suits"]
+__all__ = ["KERNELS", "VARIANTS", "DirectPlanes", "Strip", "strip_and_tile", "suits"]
 
 _THREADS = 128
 _MOST_BLOCKS = 2**31 - 1
@@ -84,11 +85,11 @@ def _strips(spec: ConvSpec) -> list[Strip]:
 
 
 @lru_cache(maxsize=256)
-def strip_and_tile(spec: ConvSpec) -> tuple[Strip, Tile] | None:
-    """Return the strip and the tile that need the fewest cycles by count, or None if none fits."""
+def strip_and_tile(spec: ConvSpec, only: Strip | None = None) -> tuple[Strip, Tile] | None:
+    """Return the strip, by default any, and the tile that need the fewest cycles by count, or None if none fits."""
     best, fewest = None, float("inf")
     total = spec.batch * spec.out_channels
-    for strip in _strips(spec):
+    for strip in [only] if only else _strips(spec):
         for columns, row_groups, planes, _ in threads_along((_THREADS,), (8, 16, 32, 64, 128), (1,)):
             if planes > 1 and planes >= 2 * total:
                 continue
@@ -147,9 +148,9 @@ def _cycles(tile: Tile, strip: Strip) -> float:
 class DirectPlanes(Forward):
     """Any groups; weights are packed as [group][output][input][kernel depth][column][row], rows filled up to 4."""
 
-    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
+    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, strip: Strip | None = None) -> None:
         super().__init__(ns, spec, threads)
-        found = strip_and_tile(spec)
+        found = strip_and_tile(spec, strip)
         if found is None:
             raise ValueError(f"no tile fits shared memory: {spec}")
         self._strip, tile = found
@@ -175,3 +176,23 @@ class DirectPlanes(Forward):
 
     def _launch(self, x: Array, weights: Any, bias: Array | None, y: Array, conv: Any) -> None:
         self._kernel(self._grid, (x, weights, bias, y, conv, self._tile))
+
+
+def _line(dtype: str, strip: Strip) -> str:
+    rows = 15 if strip.taps == 8 else max(3, strip.taps)  # 8 + 4 + 2 + 1
+    if strip.depths > 1:
+        return f"i6x19x18 k3x{rows}x2 p2 bias=channel {dtype}"
+    return f"n2 c2 o2 g2 i21x19 k{rows}x2 p2 bias=channel {dtype}"
+
+
+#: Cases that launch each of them.
+VARIANTS = tuple(
+    Variant(
+        (_kernel(dtype, strip, shared_bytes),),
+        _line(dtype, strip),
+        with_shared_bytes(partial(DirectPlanes, strip=strip), shared_bytes),
+    )
+    for dtype, strips in _BY_DTYPE.items()
+    for strip in strips
+    for shared_bytes in SHARED_BYTES
+)

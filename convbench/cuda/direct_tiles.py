@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -28,9 +28,10 @@ from convbench.cuda.tiles import (
     threads_along,
     windows,
 )
+from convbench.cuda.variants import Variant, with_shared_bytes
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["KERNELS", "DirectTiles", "suits", "tile_of"]
+__all__ = ["KERNELS", "VARIANTS", "DirectTiles", "suits", "tile_of"]
 
 _ROWS = 7  # outputs of one thread along rows
 _THREADS = (128, 256)
@@ -75,12 +76,12 @@ def suits(spec: ConvSpec) -> bool:
 
 
 @lru_cache(maxsize=256)
-def tile_of(spec: ConvSpec) -> Tile | None:
-    """Return the tile that needs the fewest cycles by count, or None if none fits."""
+def tile_of(spec: ConvSpec, sizes: tuple[int, ...] = _THREADS) -> Tile | None:
+    """Return the tile, with blocks of these sizes, that needs the fewest cycles by count, or None if none fits."""
     outputs = spec.out_channels // spec.groups
     most = min(32, 2 ** (blocks(outputs, _outputs(spec)) - 1).bit_length())
     best, fewest = None, float("inf")
-    for columns, row_groups, planes, along in threads_along(_THREADS, (8, 16, 32), powers_of_two(1, most)):
+    for columns, row_groups, planes, along in threads_along(sizes, (8, 16, 32), powers_of_two(1, most)):
         if planes > 1 and planes >= 2 * spec.batch:
             continue
         tile = _staged(spec, columns, row_groups, planes, along)
@@ -152,9 +153,9 @@ def _cycles(tile: Tile) -> float:
 class DirectTiles(Forward):
     """Groups of several outputs; weights are packed as [group][kernel depth][input][column][row][output]."""
 
-    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
+    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, sizes: tuple[int, ...] = _THREADS) -> None:
         super().__init__(ns, spec, threads)
-        tile = tile_of(spec)
+        tile = tile_of(spec, sizes)
         if tile is None:
             raise ValueError(f"no tile fits shared memory: {spec}")
         limit = max(SHARED_BYTES[1], capacity(tile.shared_bytes) or 0)
@@ -190,3 +191,20 @@ class DirectTiles(Forward):
         parts = self._ns.empty((self._parts,), self._spec.accumulate_dtype)
         self._kernel(self._grid, (x, weights, None, None, parts, conv, self._tile))
         self._sum(self._sum_grid, (parts, bias, y, conv, self._splits))
+
+
+#: Cases that launch each of them; the last share channels among blocks.
+VARIANTS = (
+    *(
+        Variant(
+            (_kernel(dtype, taps, size, shared_bytes),),
+            f"n2 c4 o9 i9x13 k{max(2, taps)} p1 bias=channel {dtype}",
+            with_shared_bytes(partial(DirectTiles, sizes=(size,)), shared_bytes),
+        )
+        for dtype in C_TYPES
+        for taps in _TAPS[dtype]
+        for size in _THREADS
+        for shared_bytes in SHARED_BYTES[1:]
+    ),
+    *(Variant((kernel,), f"c64 o8 i6x7 k3 p1 bias=channel {dtype}", DirectTiles) for dtype, kernel in _SUMMED.items()),
+)

@@ -13,9 +13,10 @@ from convbench.cuda.forward import C_TYPES, Forward
 from convbench.cuda.geometry import blocks, three
 from convbench.cuda.kernel import Kernel
 from convbench.cuda.tiles import SHARED_BYTES, SMS, Halo, Tile, aligned, capacity, windows
+from convbench.cuda.variants import Variant, with_shared_bytes
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["KERNELS", "WeightGradient", "suits"]
+__all__ = ["KERNELS", "VARIANTS", "WeightGradient", "suits"]
 
 _FILE = "direct_weights.cu"
 _WIDE, _DEEP = 64, 16  # weights a side of a block's tile, positions at a time
@@ -162,3 +163,22 @@ class WeightGradient(Forward):
 
     def _launch(self, x: Array, weights: Any, bias: Array | None, y: Array, conv: Any) -> None:
         raise NotImplementedError("a weight gradient has operands of its own: see run")
+
+
+_LINES_OF_TAPS = {1: "i9x21 k1x3 p1", 4: "i20x9 k3 p1", 8: "i20x9 k7x2 p3"}
+
+#: Cases that launch each of them.
+VARIANTS = (
+    *(
+        Variant((kernel, _SUMMED[dtype]), f"op=weight_grad n2 c4 o9 i9x13 k3 p1 {dtype}", WeightGradient)
+        for dtype, kernel in _TILES.items()
+    ),
+    *(
+        Variant(
+            (kernel, _SUMMED[dtype]),
+            f"op=weight_grad n2 c2 o2 g2 {_LINES_OF_TAPS[taps]} {dtype}",
+            with_shared_bytes(WeightGradient, size),
+        )
+        for (dtype, taps, size), kernel in _PLANES.items()
+    ),
+)

@@ -32,6 +32,7 @@ from convbench.arrays import Array, Namespace
 from convbench.cuda.forward import MOST_ALONG_Y, Forward
 from convbench.cuda.geometry import blocks, geometry, three
 from convbench.cuda.kernel import Kernel, Launch
+from convbench.cuda.variants import Variant
 from convbench.refusals import refuse
 from convbench.spec import DTYPES, ConvSpec
 from convbench.transforms import (
@@ -45,7 +46,17 @@ from convbench.transforms import (
     transform_flops,
 )
 
-__all__ = ["KERNELS", "AxisTiles", "CudaFFT", "cheapest_tiles", "overlap", "reach", "whole_tiles", "why_not"]
+__all__ = [
+    "KERNELS",
+    "VARIANTS",
+    "AxisTiles",
+    "CudaFFT",
+    "cheapest_tiles",
+    "overlap",
+    "reach",
+    "whole_tiles",
+    "why_not",
+]
 
 _C_TYPES = {
     "float32": "float",
@@ -452,3 +463,22 @@ def _flops(spec: ConvSpec, counts: _Counts) -> int:
     """8 a complex multiply–add."""
     transforms = transform_flops(counts.points, spec.dtype) * (counts.lanes_in + counts.lanes_out)
     return round(transforms + 8.0 * counts.frequencies * counts.batch * counts.kernels)
+
+
+_LINES = {(16, 16, 1): "i6x9 k3x2", (32, 8, 1): "i6x50 k3x2", (256, 1, 1): "i4x300 k2x150"}
+
+#: Cases that launch each kernel; of one input channel, so that no matrices are multiplied.
+VARIANTS = (
+    *(
+        Variant(
+            tuple(_MOVING[name, dtype, block] for name in ("fft_pack", "fft_taps", "fft_unpack")),
+            f"n2 c2 o3 {line} p1 bias=channel {dtype}",
+        )
+        for dtype in _C_TYPES
+        for block, line in _LINES.items()
+    ),
+    *(
+        Variant((kernel,), f"n{tiles} o{outputs} i9x8 k3x2 p1 bias=channel {dtype}")
+        for (dtype, outputs, tiles), kernel in _PRODUCTS.items()
+    ),
+)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from convbench.arrays import Array
+from convbench.errors import SpecError
 from convbench.geometry import BOUNDARIES
 from convbench.spec import ConvSpec
 
@@ -36,7 +37,19 @@ def three(values: Sequence[int], missing: int) -> tuple[int, int, int]:
 
 
 def by_axes(array: Array, lead: int) -> tuple[int, ...]:
-    """Return an array's strides in items, of ``lead`` axes and then of depth, rows and columns."""
+    """Return an array's strides in items, of ``lead`` axes and then of depth, rows and columns.
+
+    Raises
+    ------
+    SpecError
+        If they are no whole items, as those of records' fields may be: a GPU reads no number across its alignment.
+    """
+    if any(stride % array.dtype.itemsize for stride in array.strides):
+        raise SpecError(
+            "strides",
+            array.strides,
+            f"must be multiples of {array.dtype.itemsize} bytes on a GPU: copy it before it goes",
+        )
     items = [stride // array.dtype.itemsize for stride in array.strides]
     return (*items[:lead], *three(items[lead:], 0))
 

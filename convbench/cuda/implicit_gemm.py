@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any
@@ -16,10 +17,21 @@ from convbench.cuda.forward import C_TYPES, Forward
 from convbench.cuda.geometry import blocks
 from convbench.cuda.kernel import Kernel
 from convbench.cuda.splitting import ADD_UP, Product, Tile, add_up, cheapest
+from convbench.cuda.variants import Variant
 from convbench.refusals import refuse
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["KERNELS", "ForwardGemm", "ImplicitGemm", "WeightGradient", "native", "planned", "tap_table", "why_not"]
+__all__ = [
+    "KERNELS",
+    "VARIANTS",
+    "ForwardGemm",
+    "ImplicitGemm",
+    "WeightGradient",
+    "native",
+    "planned",
+    "tap_table",
+    "why_not",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ KERNELS = (
 
 _MOST = 2**31 - 2**10  # what 32-bit counts hold, a block's columns beyond the last one included
 _TAP = 4  # 32-bit numbers of struct Tap
+_ALL = slice(None)
 
 
 def why_not(spec: ConvSpec) -> str | None:
@@ -143,6 +156,8 @@ class ForwardGemm(Forward):
     ----------
     many, few : sequence of pairs
         Tiles and their kernels, for many and for few channels; all of one depth.
+    among : slice
+        Of the tiles, those to choose from: by default all.
 
     Attributes
     ----------
@@ -159,6 +174,7 @@ class ForwardGemm(Forward):
         threads: int,
         many: Sequence[tuple[Tile, Kernel]],
         few: Sequence[tuple[Tile, Kernel]],
+        among: slice = _ALL,
     ) -> None:
         super().__init__(ns, spec, threads)
         self._outputs, channels = spec.out_channels // spec.groups, spec.in_channels // spec.groups
@@ -169,7 +185,7 @@ class ForwardGemm(Forward):
         product = Product(
             spec.groups, self._outputs, max(1, spec.batch * prod(spec.output_size)), self._taps * filled, sum_bytes
         )
-        tile, kernel, self._cut = cheapest(product, few if self._few else many)
+        tile, kernel, self._cut = cheapest(product, (few if self._few else many)[among])
         self._kernel, self._add_up = self._loaded(kernel), self._loaded(ADD_UP[spec.dtype])
         rows = self._cut.tiles * tile.depth
         # the weights of an output: (tap, channel), of which the last is filled up, or without gaps
@@ -216,8 +232,8 @@ class ImplicitGemm(ForwardGemm):
     O(MACs) work, filled-up rows and columns included. Memory: packed weights; partial sums where blocks would be few.
     """
 
-    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
-        super().__init__(ns, spec, threads, _kernels("many", spec.dtype), _kernels("few", spec.dtype))
+    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, among: slice = _ALL) -> None:
+        super().__init__(ns, spec, threads, _kernels("many", spec.dtype), _kernels("few", spec.dtype), among)
 
 
 class WeightGradient(Forward):
@@ -225,13 +241,13 @@ class WeightGradient(Forward):
 
     reads_weights = True  # the result has their place in the geometry
 
-    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int) -> None:
+    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, among: slice = _ALL) -> None:
         super().__init__(ns, spec, threads)
         outputs = spec.out_channels // spec.groups
         self._shape = (spec.groups, outputs, *spec.weight_shape[1:])
         positions = spec.batch * prod(spec.output_size)
         product = Product(spec.groups, outputs, prod(self._shape[2:]), positions, DTYPES[spec.accumulate_dtype])
-        tile, kernel, self._cut = cheapest(product, _kernels("weights", spec.dtype))
+        tile, kernel, self._cut = cheapest(product, _kernels("weights", spec.dtype)[among])
         self._kernel, self._add_up = self._loaded(kernel), self._loaded(ADD_UP[spec.dtype])
         self._items = prod(self._shape)
         cut = self._cut
@@ -269,3 +285,24 @@ def _as_images(conv: Any) -> Any:
         made[field] = conv[source]
     made["y"] = conv["w"]
     return made
+
+
+_LINES = {
+    "many": "n2 c8 o20 i9x10 k3x2 p1 bias=channel",
+    "few": "n2 c3 o20 i8x10 k3 p1 bias=channel",
+    "weights": "op=weight_grad n3 c8 o20 i7x5 k3 p1",
+}
+
+#: Cases that launch each of them; the last share rows k among blocks.
+VARIANTS = (
+    *(
+        Variant(
+            (kernel,),
+            f"{_LINES[kind]} {dtype}",
+            partial(WeightGradient if kind == "weights" else ImplicitGemm, among=slice(number, number + 1)),
+        )
+        for kind, dtype in product(_SHAPES, C_TYPES)
+        for number, (_, kernel) in enumerate(_kernels(kind, dtype))
+    ),
+    *(Variant((kernel,), f"c64 o5 i5x6 k3 p1 bias=channel {dtype}", planned) for dtype, kernel in ADD_UP.items()),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from convbench.cuda.geometry import blocks
 from convbench.cuda.implicit_gemm import ForwardGemm
 from convbench.cuda.kernel import Kernel
 from convbench.cuda.splitting import ADD_UP, Tile
+from convbench.cuda.variants import Variant
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["BFLOAT16", "FLOAT16", "KERNELS", "TF32", "Operands", "TensorGemm", "planned_with"]
+__all__ = ["BFLOAT16", "FLOAT16", "KERNELS", "TF32", "Operands", "TensorGemm", "planned_with", "variants"]
 
 _FILE = "implicit_gemm_tc.cu"
 _DEPTH = 32
@@ -103,8 +105,10 @@ class TensorGemm(ForwardGemm):
 
     outputs_last = False
 
-    def __init__(self, ns: Namespace, spec: ConvSpec, threads: int, operands: Operands) -> None:
-        super().__init__(ns, spec, threads, operands.kernels(few=False), operands.kernels(few=True))
+    def __init__(
+        self, ns: Namespace, spec: ConvSpec, threads: int, operands: Operands, among: slice = slice(None)
+    ) -> None:
+        super().__init__(ns, spec, threads, operands.kernels(few=False), operands.kernels(few=True), among)
         self._operands = operands
         self._round = self._loaded(operands.rounding) if operands.rounds else None
         self.prepared_bytes = self._packed_items * DTYPES[operands.stored]
@@ -124,3 +128,19 @@ class TensorGemm(ForwardGemm):
 def planned_with(operands: Operands) -> Callable[[Namespace, ConvSpec, int], Any]:
     """Return what plans the algorithm with these operands."""
     return lambda ns, spec, threads: TensorGemm(ns, spec, threads, operands)
+
+
+def variants(operands: Operands) -> tuple[Variant, ...]:
+    """Return cases that launch each kernel that goes with these operands; the last shares rows k among blocks."""
+    rounding = (operands.rounding,) * operands.rounds
+    lines = {False: "n2 c32 o20 i7x10 k2x3 p1 bias=channel", True: "n2 c5 o20 i8x7 k3 p1 bias=channel"}
+    tiles = (
+        Variant(
+            (kernel, *rounding),
+            f"{line} {operands.dtype}",
+            partial(TensorGemm, operands=operands, among=slice(number, number + 1)),
+        )
+        for few, line in lines.items()
+        for number, (_, kernel) in enumerate(operands.kernels(few))
+    )
+    return *tiles, Variant((ADD_UP[operands.dtype],), f"c256 o5 i5x6 k3 p1 bias=channel {operands.dtype}")

@@ -1,8 +1,10 @@
 """What has run on which GPU: ``ledger.json``, and what is said of a backend because of it.
 
-A backend is verified on a GPU once the whole battery has passed there. Its entry keeps digests of all that decides what
-runs: of each kernel (source, options, instance, block), and of the modules that launch them. Once one of these changes,
-what is said changes too. Entries are written by ``convbench check --gpu --ledger`` alone, on a GPU that works.
+A backend is verified on a GPU once the whole battery has passed there, and each of its kernels was launched on the way:
+by the cases of :mod:`convbench.cuda.variants`, if not by the battery. Its entry keeps digests of all that decides what
+runs and what is let pass: of each kernel that was launched (source, options, instance, block), of the modules that
+launch them, and of the errors' bounds. Once one of these changes, what is said changes too. Entries are written by
+``convbench check --gpu --ledger`` alone, on a GPU that works.
 """
 
 from __future__ import annotations
@@ -11,16 +13,17 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import blake2b
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbench.cuda.kernel import Kernel
+from convbench.cuda.variants import kernels_of
 from convbench.errors import BackendUnavailable, SpecError, one_line
+from convbench.revision import git_revision, utc_now
 
 if TYPE_CHECKING:
     from convbench.backend import Backend
@@ -36,13 +39,15 @@ LEAST_SPECS = 60
 _FORMAT = 1
 _PACKAGE = Path(__file__).parents[1]
 
-#: Where modules decide what is computed on the device, and those of them that only watch it.
-_FOLLOWED = re.compile(r"convbench\.(cuda\.|algorithms\.|backends\.|arrays$|transforms$)")
+#: Where modules decide what is computed on the device and what error is let pass; those of them that only watch.
+_FOLLOWED = re.compile(r"convbench\.(cuda\.|algorithms\.|backends\.|arrays$|bounds$|transforms$)")
 _WATCHING = frozenset(
     f"convbench.cuda.{name}" for name in ("device", "ledger", "nvidia_smi", "nvrtc", "resources", "timing")
 )
 _IMPORT = re.compile(r"^\s*(?:from|import) (convbench[\w.]*)(?: import (\([^)]*\)|.*))?", re.MULTILINE)
-_GRADIENTS = "convbench.algorithms.rewriting"  # which every algorithm without gradients of its own goes through
+
+#: Which algorithms without gradients of their own go through, and which a backend has bounds of if it names none.
+_FOR_ALL = ("convbench.algorithms.rewriting", "convbench.bounds")
 
 
 # -- what would run ---------------------------------------------------------------------------------
@@ -55,9 +60,9 @@ class Code:
     Attributes
     ----------
     launch : str
-        Of the text of the modules that prepare and launch.
+        Of the text of the modules that prepare and launch, and of those that bound the error.
     kernels : mapping of str to str
-        Of each kernel, by its name.
+        Of each kernel that it may launch, by its name.
     tensor_cores : bool
         Whether any kernel multiplies on tensor cores.
     """
@@ -70,16 +75,16 @@ class Code:
 def code_of(backend: str) -> Code | None:
     """Return the digests of a backend of this package; None for a plug-in's."""
     module = f"convbench.backends.{backend.replace('-', '_')}"
-    return _code_of(module) if _file(module) else None
+    return _code_of(backend, module) if _file(module) else None
 
 
 @cache
-def _code_of(module: str) -> Code:
-    modules = _reached(module)
-    texts = (part for name in modules for part in (name, _text(name)))
+def _code_of(backend: str, module: str) -> Code:
+    from convbench.registry import get_backend
+
+    texts = (part for name in _reached(module) for part in (name, _text(name)))
     launch = blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
-    loaded = (import_module(name) for name in modules if name.startswith("convbench.cuda."))
-    kernels = [kernel for module in loaded for kernel in getattr(module, "KERNELS", ())]
+    kernels = kernels_of(get_backend(backend))
     return Code(launch, {_name(k): k.fingerprint for k in kernels}, any(k.tensor_cores for k in kernels))
 
 
@@ -91,7 +96,7 @@ def _name(kernel: Kernel) -> str:
 def _reached(module: str) -> tuple[str, ...]:
     """Return a module and all those that decide what is computed, which it imports, or which they import."""
     found: set[str] = set()
-    left = [module, _GRADIENTS]
+    left = [module, *_FOR_ALL]
     while left:
         name = left.pop()
         if name not in found:
@@ -146,8 +151,9 @@ class Entry:
     error_max_eps : float or None
         The largest error that any check found, in units of the dtype's eps.
     launch_code : str
-    kernels : mapping of str to str
         As in :class:`Code`.
+    kernels : mapping of str to str
+        Of those that were launched.
     """
 
     gpu: str
@@ -167,10 +173,16 @@ class Entry:
     kernels: Mapping[str, str]
 
     def differs_from(self, code: Code) -> list[str]:
-        """Name what has changed since: kernels, or what launches them."""
-        names = [name for name, digest in code.kernels.items() if self.kernels.get(name) != digest]
+        """Name what has changed since: kernels, or what launches and judges them."""
+        names = [name for name, digest in self.kernels.items() if code.kernels.get(name, digest) != digest]
         gone = [f"{name} (gone)" for name in self.kernels if name not in code.kernels]
-        return [*names, *gone, *["what launches them"] * (self.launch_code != code.launch)]
+        return [*names, *gone, *["what launches or judges them"] * (self.launch_code != code.launch)]
+
+    def words(self, code: Code) -> str:
+        """Say what it says of code that does not differ."""
+        launched, listed = len(self.kernels), len(code.kernels)
+        part = f" in part ({launched} of {listed} kernels)" * (launched < listed)
+        return f"verified{part} on {self.gpu}, {self.date[:10]}"
 
 
 #: Backend → its entries, one for each kind of GPU, the newest last.
@@ -203,7 +215,9 @@ def read_ledger(path: Path = LEDGER) -> Ledger:
 def standing(backend: Backend, path: Path = LEDGER) -> str | None:
     """Say whether a backend has been verified on a GPU; None for those of the CPU and for plug-ins.
 
-    "verified on NVIDIA H200, 2026-11-22", "changed since it was verified on …", or what was proved without a GPU.
+    "verified on NVIDIA H200, 2026-11-22", "verified in part (7 of 9 kernels) on …" where some have not been launched,
+    "changed since it was verified on …", or what was proved without a GPU. Where several entries hold, the one of most
+    kernels counts, the newest of them.
     """
     code = code_of(backend.name) if backend.device == "cuda" else None
     if code is None:
@@ -212,9 +226,9 @@ def standing(backend: Backend, path: Path = LEDGER) -> str | None:
         entries = read_ledger(path).get(backend.name, [])
     except SpecError as error:
         return str(error)
-    for entry in reversed(entries):
-        if not entry.differs_from(code):
-            return f"verified on {entry.gpu}, {entry.date[:10]}"
+    holding = [entry for entry in reversed(entries) if not entry.differs_from(code)]
+    if holding:
+        return max(holding, key=lambda entry: len(entry.kernels)).words(code)
     if entries:
         return f"changed since it was verified on {entries[-1].gpu}, {entries[-1].date[:10]}"
     return ", ".join(filter(None, (_proved_without(backend, code), "never run on a GPU")))
@@ -243,14 +257,24 @@ def changes(backends: Iterable[Backend], path: Path = LEDGER) -> dict[str, list[
 # -- writing ----------------------------------------------------------------------------------------
 
 
-def record(backend: str, results: Sequence[CheckResult], *, specs: int, seed: int, path: Path = LEDGER) -> str | None:
+def record(
+    backend: str,
+    results: Sequence[CheckResult],
+    launched: Collection[Kernel],
+    *,
+    specs: int,
+    seed: int,
+    path: Path = LEDGER,
+) -> str | None:
     """Enter a backend whose battery has passed as a whole on this machine's GPU.
 
     Parameters
     ----------
     backend : str
     results : sequence of CheckResult
-        What came of its battery, run just now.
+        What came of its battery and its variants, run just now.
+    launched : collection of Kernel
+        Those that ran on the way, as :func:`~convbench.cuda.launch.launched_kernels` counted them.
     specs, seed : int
         Of the battery.
     path : Path
@@ -273,7 +297,8 @@ def record(backend: str, results: Sequence[CheckResult], *, specs: int, seed: in
     code = code_of(backend)
     if code is None:
         return "it is a plug-in's, and the ledger is of convbench's own files"
-    problem = _not_wholly_passed(results)
+    names = {_name(kernel) for kernel in launched}
+    problem = _not_wholly_passed(results) or _not_as_listed(names, code)
     if problem:
         return problem
     entry = Entry(
@@ -283,7 +308,7 @@ def record(backend: str, results: Sequence[CheckResult], *, specs: int, seed: in
         checks_passed=sum(result.status == "passed" for result in results),
         error_max_eps=_largest_error(results),
         launch_code=code.launch,
-        kernels=code.kernels,
+        kernels={name: digest for name, digest in code.kernels.items() if name in names},
     )
     ledger = read_ledger(path)
     ledger[backend] = [*(kept for kept in ledger.get(backend, []) if kept.gpu != entry.gpu), entry]
@@ -293,6 +318,8 @@ def record(backend: str, results: Sequence[CheckResult], *, specs: int, seed: in
 
 def writable(path: Path) -> None:
     """Raise SpecError if the ledger could not be written in the end, before hours of checks are spent."""
+    if path.is_dir():
+        raise SpecError("--ledger-file", str(path), "is a folder; a file in it may be named")
     read_ledger(path)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise SpecError("--ledger-file", str(path), "its folder cannot be written; --ledger-file PATH names another")
@@ -300,7 +327,7 @@ def writable(path: Path) -> None:
 
 def _surroundings() -> dict[str, Any]:
     """Ask the device itself what it is; without one there is nothing to write about."""
-    from convbench.cuda.device import gpu_problem
+    from convbench.cuda.device import cuda_version, gpu_problem
 
     problem = gpu_problem()
     if problem:
@@ -309,7 +336,6 @@ def _surroundings() -> dict[str, Any]:
     from cupy_backends.cuda.libs import nvrtc
 
     from convbench import __version__
-    from convbench.bench.environment import git_revision, utc_now
     from convbench.cuda.nvidia_smi import gpu_at, query
 
     device, runtime = cupy.cuda.Device(), cupy.cuda.runtime
@@ -319,7 +345,7 @@ def _surroundings() -> dict[str, Any]:
         "gpu": properties["name"].decode(),
         "compute_capability": f"{properties['major']}.{properties['minor']}",
         "driver": driver.get("driver"),
-        "cuda": _version(runtime.runtimeGetVersion()),
+        "cuda": cuda_version(runtime.runtimeGetVersion()),
         "cupy": cupy.__version__,
         "nvrtc": "{}.{}".format(*nvrtc.getVersion()),
         "date": utc_now().isoformat(timespec="seconds"),
@@ -328,21 +354,19 @@ def _surroundings() -> dict[str, Any]:
     }
 
 
-def _version(number: int) -> str:
-    """Write a version as CUDA counts them.
-
-    >>> _version(13000), _version(12090)
-    ('13.0', '12.9')
-    """
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
 def _not_wholly_passed(results: Sequence[CheckResult]) -> str | None:
     failed = sum(result.status == "failed" for result in results)
     if failed:
         return f"{failed} checks failed"
     passed = sum(result.status == "passed" and result.spec is not None for result in results)
     return None if passed else "no check was passed"
+
+
+def _not_as_listed(launched: Collection[str], code: Code) -> str | None:
+    unlisted = sorted(set(launched) - set(code.kernels))
+    if unlisted:
+        return f"it launched what none of its variants names: {unlisted[0]}"
+    return "none of its kernels was launched" if code.kernels and not launched else None
 
 
 _ERROR = re.compile(r"\berror ([\d.e+-]+) eps\b")

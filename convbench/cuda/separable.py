@@ -18,11 +18,12 @@ from convbench.arrays import Array, Namespace
 from convbench.cuda.forward import C_TYPES, Forward
 from convbench.cuda.geometry import blocks, by_axes, permuted, three
 from convbench.cuda.kernel import Kernel, Launch
+from convbench.cuda.variants import Variant
 from convbench.errors import UnsupportedWeights
 from convbench.refusals import refuse
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["KERNELS", "Separable", "SeparableInSpace", "planned", "why_not"]
+__all__ = ["KERNELS", "VARIANTS", "Separable", "SeparableInSpace", "planned", "why_not"]
 
 _LINES = 16  # that are copied and filtered at once
 _EACH = 8  # outputs of a thread, and zeros before the first tap
@@ -293,3 +294,10 @@ class SeparableInSpace(_Factored):
 def planned(ns: Namespace, spec: ConvSpec, threads: int) -> Separable | SeparableInSpace:
     """Plan passes along as many axes as the kernel has several taps."""
     return (SeparableInSpace if len(long_axes(spec)) == 3 else Separable)(ns, spec, threads)
+
+
+#: Cases that launch each of them: the instance for the shorter halo does not hold so many taps.
+VARIANTS = tuple(
+    Variant((kernel,), f"c2 o2 i20x24 k3x{halo - 1} {'psame' if plain else 's2x1 p1x60'} bias=channel {dtype}")
+    for (dtype, halo, plain), kernel in _INSTANCES.items()
+)

@@ -14,6 +14,7 @@ that are close: each window has a pair of its own, and no event serves as the ze
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +23,7 @@ from functools import cache, cached_property
 from itertools import repeat
 from typing import Any, Protocol
 
-from convbench.arrays import Namespace
+from convbench.backend import Backend
 from convbench.cuda.kernel import Kernel
 from convbench.stopwatch import Lap
 
@@ -39,7 +40,6 @@ _LONG_S = 1e-2  # a window in which the gap of a launch does not show, or in whi
 _EXPOSED_WINDOWS = 3  # in a row: then its calls wait for the device themselves, and holding is of no use
 _TRIED_AGAIN = 16  # of so many windows one is held all the same: the first calls may have been special
 _EXPOSED_FIRST, _EXPOSED_SHARE = 2, 0.1  # windows that need no word: the first ones, and so many of all
-_CLOCKS_EVERY_S = 10.0  # asking the driver takes a tenth of a second
 
 HOLD = Kernel("hold.cu", "hold", (1, 1, 1))
 KERNELS = (HOLD,)
@@ -62,7 +62,7 @@ class DeviceMemory:
 
 
 class Device(Protocol):
-    """What timing needs of a GPU. Nothing but :meth:`synchronize` waits; the rest acts on the current stream."""
+    """What timing needs of a GPU. What is queued goes to the current stream; :meth:`synchronize` alone waits for it."""
 
     def now(self) -> float:
         """Return seconds of the host's clock."""
@@ -100,16 +100,28 @@ class Device(Protocol):
         """Count memory within the block."""
         ...
 
+    def free_bytes(self) -> int:
+        """Return how much memory is there to be had."""
+        ...
+
+    def release(self) -> None:
+        """Give back the memory that pools keep for arrays to come."""
+        ...
+
     def clocks(self) -> dict[str, Any] | None:
         """Return the clocks as they are now; see :func:`convbench.cuda.nvidia_smi.clocks`."""
         ...
 
 
-def device_of(ns: Namespace) -> Device | None:
-    """Return the device that the arrays of a namespace are on; None for the host.
+def device_of(backend: Backend) -> Device | None:
+    """Return the device that the arrays of a backend are on; None for the host.
 
-    A namespace may name its own in a method ``device()``, as those of tests do.
+    They are those of its namespace if it says that it computes on a GPU. A namespace may name its own device in a
+    method ``device()``, as those of tests do.
     """
+    if backend.device != "cuda" or not hasattr(backend, "ns"):
+        return None
+    ns = backend.ns()
     own: Callable[[], Device] | None = getattr(ns, "device", None)
     if own is not None:
         return own()
@@ -226,8 +238,6 @@ class CupyDevice:
 
         self._cuda: Any = cupy.cuda
         self._device = cupy.cuda.Device()
-        self._clocks: dict[str, Any] | None = None
-        self._asked = -math.inf
 
     def now(self) -> float:
         """Read the host's clock."""
@@ -297,10 +307,22 @@ class CupyDevice:
         with Counting():
             yield used
 
-    def clocks(self) -> dict[str, Any] | None:
-        """Ask the driver, but not more often than every ten seconds: what it said last stands until then."""
-        if time.monotonic() - self._asked > _CLOCKS_EVERY_S:
-            from convbench.cuda.nvidia_smi import clocks
+    def free_bytes(self) -> int:
+        """Return what CUDA can hand out, and what CuPy's pool keeps for arrays to come."""
+        import cupy
 
-            self._clocks, self._asked = clocks(str(self._device.pci_bus_id)), time.monotonic()
-        return self._clocks
+        return int(self._device.mem_info[0]) + int(cupy.get_default_memory_pool().free_bytes())
+
+    def release(self) -> None:
+        """Empty CuPy's pool, and PyTorch's if it is in use: neither can take what the other keeps."""
+        import cupy
+
+        cupy.get_default_memory_pool().free_all_blocks()
+        if "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()
+
+    def clocks(self) -> dict[str, Any] | None:
+        """Ask the driver, which takes a tenth of a second."""
+        from convbench.cuda.nvidia_smi import clocks
+
+        return clocks(str(self._device.pci_bus_id))

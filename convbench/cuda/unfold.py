@@ -15,10 +15,11 @@ from convbench.cuda import implicit_gemm
 from convbench.cuda.forward import C_TYPES, MOST_ALONG_Y, Forward
 from convbench.cuda.geometry import blocks
 from convbench.cuda.kernel import Kernel
+from convbench.cuda.variants import Variant
 from convbench.refusals import refuse
 from convbench.spec import DTYPES, ConvSpec
 
-__all__ = ["BAND_BYTES", "KERNELS", "Unfold", "UnfoldWeightGradient", "planned", "why_not"]
+__all__ = ["BAND_BYTES", "KERNELS", "VARIANTS", "Unfold", "UnfoldWeightGradient", "planned", "why_not"]
 
 #: Of the columns that exist at a time: about the L2 cache of an H100 or H200 (50 MB), so that many of them are still
 #: there when they are multiplied, and enough for a product to occupy all multiprocessors.
@@ -155,3 +156,16 @@ class UnfoldWeightGradient(_Unfolding):
             return
         by_output = ns.xp.moveaxis(ns.reshape(total, (spec.groups, *y.shape[2:], self._outputs)), -1, 1)
         ns.assign(y, flipped(ns, spec, by_output))
+
+
+#: Cases that launch each of them.
+VARIANTS = (
+    *(
+        Variant((_UNFOLD[dtype], _SCATTER[dtype]), f"n2 c4 o6 i9x8 k3x2 p1 g2 bias=channel {dtype}", Unfold)
+        for dtype in C_TYPES
+    ),
+    *(
+        Variant((kernel,), f"op=weight_grad n2 c4 o6 i9x8 k3 p1 g2 {dtype}", UnfoldWeightGradient)
+        for dtype, kernel in _COLLECT.items()
+    ),
+)

@@ -7,27 +7,32 @@ any number of taps and any stride. See ``kernels/winograd.cu`` for how, :mod:`co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import permutations
 from math import log10, prod
 from typing import Any
 
 import numpy as np
 
+from convbench import bounds
 from convbench.algorithms.winograd import amplification
 from convbench.arrays import Array, Namespace
+from convbench.bounds import ErrorBound
 from convbench.cuda.forward import C_TYPES, MOST_ALONG_Y, Forward
 from convbench.cuda.geometry import blocks, geometry, permuted, three
 from convbench.cuda.kernel import Kernel
+from convbench.cuda.variants import Variant
 from convbench.refusals import refuse
 from convbench.spec import ConvSpec
 
 __all__ = [
     "KERNELS",
+    "VARIANTS",
     "Form",
     "WinogradFused",
     "WinogradInSteps",
     "choose",
+    "error_bound",
     "forms",
     "growth",
     "planned",
@@ -225,6 +230,12 @@ def growth(form: Form) -> float:
     return prod(amplification(m, _TAPS, "float32") for m in (form.rows, form.columns) if m > 1)
 
 
+def error_bound(spec: ConvSpec, form: Form | None = None) -> ErrorBound:
+    """Return the bound of a form's error, by default of the one that is chosen."""
+    form = form or choose(spec)
+    return bounds.winograd(spec, growth(form), form.size, reach_of(spec, form), exact=False, summed=terms_of(spec))
+
+
 def reach_of(spec: ConvSpec, form: Form) -> tuple[int, ...]:
     """Return how far beyond an output's window its tile may extend, along each axis, in samples."""
     order = order_of(spec)
@@ -347,7 +358,20 @@ class WinogradInSteps(_Tiled):
             self._output((blocks(count, _TILE_THREADS), down, 1), (products, bias, y, conv, tiles, *place))
 
 
-def planned(ns: Namespace, spec: ConvSpec, threads: int) -> WinogradFused | WinogradInSteps:
-    """Plan the form that should take the least time."""
-    form = choose(spec)
+def planned(ns: Namespace, spec: ConvSpec, threads: int, form: Form | None = None) -> WinogradFused | WinogradInSteps:
+    """Plan a form, by default the one that should take the least time."""
+    form = form or choose(spec)
     return (WinogradFused if form.fused else WinogradInSteps)(ns, spec, threads, form)
+
+
+#: Cases that launch each of them.
+VARIANTS = tuple(
+    Variant(
+        (form.kernel(dtype), form.packing(dtype)) if form.fused else form.steps(dtype),
+        f"n2 c5 o6 {'i30' if form.rows == 1 else 'i9x10'} k3 p1 bias=channel {dtype}",
+        partial(planned, form=form),
+        partial(error_bound, form=form),
+    )
+    for dtype in C_TYPES
+    for form in _forms_of(dtype)
+)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from convbench.bench.frames import Row as Figure
 from convbench.bench.frames import by_case, rows_of
-from convbench.bench.limits import roof_name
+from convbench.bench.limits import limits_of, roof_name
 from convbench.bench.record import STATUSES
 from convbench.refusals import human_bytes
 from convbench.report.figures import family_of_table, layout_of_table
@@ -144,8 +144,12 @@ def legend(table: pd.DataFrame, baseline: str) -> dict[str, str]:
 
 
 def _limit_legend(table: pd.DataFrame) -> str:
-    others = "; those of this machine's CPU, which say nothing of a GPU" * bool(table["device"].eq("cuda").any())
     limits = table.attrs.get("environment", {}).get("limits") or {}
+    others = ""
+    if table["device"].eq("cuda").any():
+        known = "; a GPU's are its own matrix product, which tensor cores exceed, and copy"
+        unknown = "; those of this machine's CPU, which say nothing of a GPU"
+        others = known if limits_of("cuda", limits).get("copy_bytes_per_s") else unknown
     beaten = " or a kernel beats BLAS" * (not limits.get("fma_flop_per_s"))
     return (
         f"share of what this machine can do: of the time that its measured {roof_name(limits)} or copy would need "

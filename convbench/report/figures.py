@@ -34,8 +34,8 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     DataFrame
         The columns of :func:`convbench.bench.statistics.summarise` and of
         :func:`convbench.bench.statistics.standings`, effective_gflop_per_s, executed_gflop_per_s, attainable_s (the
-        least of a case's backends, see :func:`convbench.bench.limits.attainable_s`), limit_share (the backend's own
-        over its time), baseline, speedup, speedup_low, speedup_high (paired, 99 %),
+        least of a case's backends on the CPU, see :func:`convbench.bench.limits.attainable_s`), limit_share (the
+        backend's own, on its device, over its time), baseline, speedup, speedup_low, speedup_high (paired, 99 %),
         speedup_with_prepare (of the sums of prepare_s and time_s); cases in the suite's order, the fastest backend
         first, by the ratios to it. ``attrs["noise"]`` is :func:`convbench.bench.statistics.noise`,
         ``attrs["environment"]`` that of the records.
@@ -62,7 +62,8 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
     limits = records.attrs.get("environment", {}).get("limits")
     attainable = pd.Series([_attainable_s(row, limits) for row in rows_of(table)], table.index, float)
     table["limit_share"] = attainable / table["time_s"].astype(float)
-    table["attainable_s"] = attainable.groupby(table["case"]).transform("min")
+    on_cpu = attainable.where(table["device"] != "cuda")
+    table["attainable_s"] = on_cpu.groupby(table["case"]).transform("min")
     order = {case: position for position, case in enumerate(dict.fromkeys(table["case"]))}
     table["position"] = table["case"].map(order)
     table["after"] = table["ratio_method"] != "itself"
@@ -75,9 +76,10 @@ def figures(records: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
 
 
 def _attainable_s(row: Row, limits: Mapping[str, Any] | None) -> float:
-    from convbench.bench.limits import attainable_s
+    from convbench.bench.limits import attainable_s, limits_of
 
-    if not limits or row["status"] != "ok" or missing(row["time_s"]) or row["device"] not in ("cpu", "", None):
+    limits = limits_of(row["device"], limits)
+    if row["status"] != "ok" or missing(row["time_s"]):
         return float("nan")
     dtype = row["dtype"] if missing(row["accumulate_dtype"]) else row["accumulate_dtype"]
     return attainable_s(flops=row["flops_executed"], bytes_min=row["bytes_min"], dtype=str(dtype), limits=limits)

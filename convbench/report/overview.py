@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convbench.bench.frames import Row as Figure
 from convbench.bench.frames import by_case, rows_of
 from convbench.bench.limits import roof_name
-from convbench.bench.record import TIME_SPENT
+from convbench.bench.record import TIME_SPENT, TRANSFERS_APART, TRANSFERS_INCLUDED
 from convbench.report.comparison import CAVEAT
 from convbench.report.figures import backend_order, layout_of_table
 from convbench.report.layout import Layout, data_title
@@ -107,12 +107,13 @@ def _sweep_grid(
         marked = frozenset(i for i, case in enumerate(panel.values(), 1) if backend in best[case])
         grid.rows.append(Row((backend, *texts), marked=marked))
     if least:
-        grid.rows.append(Row(("attainable", *(human_seconds(least.get(case)) for case in panel.values())), style="dim"))
+        times = (human_seconds(least.get(case)) for case in panel.values())
+        grid.rows.append(Row((_attainable_title(cells.values()), *times), style="dim"))
     return grid
 
 
 def _case_grid(layout: Layout, backends: Sequence[str], cells: Cells, best: Best, least: Least) -> Grid:
-    columns = [*backends, *["attainable"] * bool(least)]
+    columns = [*backends, *[_attainable_title(cells.values())] * bool(least)]
     grid = Grid([Column("case", right=False), *map(Column, columns)])
     for case, label in layout.labels.items():
         texts = [_cell(cells.get((case, name))) for name in backends]
@@ -131,7 +132,7 @@ def _leaders_grid(layout: Layout, table: pd.DataFrame, best: Best) -> Grid:
             *[Column("count", drop=3)] * counted,
             Column("fastest", right=False),
             Column("time"),
-            *[Column("attainable", drop=5)] * bool(least),
+            *[Column(_attainable_title(rows_of(table)), drop=5)] * bool(least),
             Column("second", right=False, drop=1),
             Column("third", right=False, drop=2),
             Column("timed", drop=4),
@@ -166,6 +167,11 @@ def _leaders_row(head: tuple[str, ...], attainable: tuple[str, ...], rows: Seque
 def _attainable_s(table: pd.DataFrame) -> Least:
     known = table[table["attainable_s"].notna()]
     return dict(zip(known["case"], known["attainable_s"], strict=True))
+
+
+def _attainable_title(rows: Iterable[Figure]) -> str:
+    """Say of what the limits are where backends of a GPU stand beside them."""
+    return "attainable (CPU)" if any(row["device"] == "cuda" for row in rows) else "attainable"
 
 
 def _attainable_note(table: pd.DataFrame) -> list[str]:
@@ -213,7 +219,7 @@ def _absent(table: pd.DataFrame, backends: Sequence[str]) -> list[str]:
 
 
 def _remarks(table: pd.DataFrame) -> list[str]:
-    notes = [*caveat_notes(table), *_trust(table)]
+    notes = [*_transfers_note(table), *caveat_notes(table), *_trust(table)]
     if table["time_s"].isna().all():
         notes.append("nothing was timed")
     elif table["speedup"].isna().all():
@@ -229,6 +235,13 @@ def _remarks(table: pd.DataFrame) -> list[str]:
         lacking = ": totals may lack layers" if table["group"].any() else ""
         notes.append(f"{len(unreached)} case{'s' * (len(unreached) > 1)} not reached before the run ended{lacking}")
     return notes
+
+
+def _transfers_note(table: pd.DataFrame) -> list[str]:
+    """Say that times of a GPU are without transfers, unless a caveat says that they have them."""
+    timed = table[table["device"].eq("cuda") & table["time_s"].notna()]
+    apart = any(TRANSFERS_INCLUDED not in row["caveats"] for row in rows_of(timed))
+    return [TRANSFERS_APART] * apart
 
 
 def caveat_notes(table: pd.DataFrame) -> list[str]:
