@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Any
 
 import numpy as np
 import pytest
 
 from convbench import reference
-from convbench.checks import Check, battery
+from convbench.backend import Backend
+from convbench.backends._compiled import CompiledBackend
+from convbench.checks import Check, battery, specs_to_try
 from convbench.checks.specs import EDGE_LINES, LARGE_LINES, random_spec
 from convbench.geometry import BOUNDARIES
 from convbench.registry import all_backends, get_backend
+from convbench.select import AUTO_ORDER
 from convbench.spec import BIASES, DTYPES, LAYOUTS, OPS, ConvSpec
 
 SPECS = 8  # random ones, beside those at the edges; `convbench check` runs more
+#: The backends that `auto` chooses from and the compiled ones get all large specs, each other one every so manieth,
+#: beginning with another one: NumPy takes longer for them than for all else.
+EVERY = 3
+
+
+def _specs() -> Iterator[tuple[Backend, list[ConvSpec]]]:
+    large, all_specs = {str(ConvSpec.parse(line)) for line in LARGE_LINES}, specs_to_try(SPECS, 0)
+    small = [spec for spec in all_specs if str(spec) not in large]
+    parts = cycle([[spec for spec in all_specs if str(spec) in large][begin::EVERY] for begin in range(EVERY)])
+    for backend in all_backends().values():
+        whole = isinstance(backend, CompiledBackend) or backend.name in AUTO_ORDER
+        yield backend, all_specs if whole else small + next(parts)
 
 
 def _parameters() -> Iterator[Any]:
-    for backend in all_backends().values():
+    for backend, specs in _specs():
         missing = backend.unavailable()
         marks = [pytest.mark.skip(reason=missing)] if missing else []
-        for line, checks in groupby(battery(backend, specs=SPECS), key=lambda check: str(check.spec or "")):
+        for line, checks in groupby(battery(backend, specs=specs), key=lambda check: str(check.spec or "")):
             yield pytest.param(list(checks), id=f"{backend.name} {line}", marks=marks)
 
 

@@ -9,9 +9,11 @@ from math import prod
 import numpy as np
 import pytest
 
-from convbench import AlgorithmBackend, ConvSpec, all_backends, check_backend
+from convbench import AlgorithmBackend, ConvSpec, all_backends
 from convbench.arrays import standard_namespace
 from convbench.backends._compiled import CompiledBackend
+from convbench.checks import REFUSAL, battery, rule_name
+from convbench.checks.numerics import NUMERICS
 from convbench.checks.specs import EDGE_LINES, random_spec
 from convbench.geometry import BOUNDARIES
 from convbench.spec import OPS
@@ -30,6 +32,8 @@ NUMPY_ONLY = {"matrix-sparse": "scipy.sparse takes NumPy's arrays only", "im2col
     for name, backend in all_backends().items()
     if isinstance(backend, CompiledBackend)
 }
+#: What depends on the library: results, and what is refused. The contract of plans is held to with NumPy.
+RULES = {REFUSAL, *(rule_name(rule) for rule, _ in NUMERICS), "out-is-honoured", "gradients-are-the-adjoint"}
 #: Names that differ from another in what the test replaces.
 SAME = {"fft-pocketfft": "fft with another library's transforms"}
 
@@ -79,9 +83,10 @@ def test_algorithm_passes_the_battery_on_array_api_strict(name: str) -> None:
     assert isinstance(bound, AlgorithmBackend)
     limits = replace(bound.limits, dtypes=("float32", "float64"))
     backend = replace(bound, ns=lambda: standard_namespace(xp), limits=limits)
-    results = check_backend(backend, specs=specs_for(ON_STRICT.index(name)), seed=5)
+    checks = battery(backend, specs=specs_for(ON_STRICT.index(name)), seed=5)
+    results = [check.run() for check in checks if check.name in RULES]
     assert [r.message for r in results if r.status == "failed"] == []
-    assert sum(r.status == "passed" for r in results) > 50
+    assert sum(r.status == "passed" for r in results) > 30
 
 
 def test_all_kinds_and_fixed_specs_are_tried() -> None:

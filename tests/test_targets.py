@@ -1,4 +1,4 @@
-"""Generated kernels for every instruction set that this CPU has: 150 random specs for each, against the oracle.
+"""Generated kernels for every instruction set that this CPU has: 72 random specs for each, against the oracle.
 
 Longer: ``CONVBENCH_JIT_TARGET=generic convbench check direct winograd im2col fft-tiled separable box --specs 500``.
 """
@@ -19,7 +19,7 @@ pytest.importorskip("llvmlite.binding")
 from convbench.jit.target import VARIABLE, targets
 
 BACKENDS = ("direct", "winograd", "im2col", "fft-tiled", "separable", "box")
-SPECS = 25  # of each backend
+SPECS = 12  # of each backend
 RULES = [entry for entry in NUMERICS if rule_name(entry[0]) == "gaussian-errors-are-within-the-bound"]
 
 
